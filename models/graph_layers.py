@@ -1,0 +1,122 @@
+"""GATv2 and GCN layers in plain torch, equal to PyTorch Geometric's with the options HOSER uses.
+
+Parameter names are PyTorch Geometric's, so that its state dicts load.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.inputs import MessageGraph
+
+NEGATIVE_SLOPE = 0.2
+
+
+def _glorot(*shape: int) -> nn.Parameter:
+    """Uniform in +-sqrt(6 / (fan_in + fan_out)), the initial values of graph layers (Glorot & Bengio 2010)."""
+    bound = math.sqrt(6.0 / (shape[-2] + shape[-1]))
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+def _glorot_linear(in_dim: int, out_dim: int, bias: bool) -> nn.Linear:
+    linear = nn.utils.skip_init(nn.Linear, in_dim, out_dim, bias=bias)
+    linear.weight = _glorot(out_dim, in_dim)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+class GATv2Conv(nn.Module):
+    """GATv2 (Brody et al. 2022) with one head and edge attributes.
+
+    out_i = bias + sum_j alpha_ij lin_l(x_j), alpha = softmax over the edges into i of
+    att . leaky_relu(lin_l(x_j) + lin_r(x_i) + lin_edge(edge_attr_ij)).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, edge_dim: int):
+        super().__init__()
+        self.lin_l = _glorot_linear(in_dim, out_dim, bias=True)
+        self.lin_r = _glorot_linear(in_dim, out_dim, bias=True)
+        self.att = _glorot(1, 1, out_dim)
+        self.lin_edge = _glorot_linear(edge_dim, out_dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+
+    def forward(self, x: Tensor, graph: MessageGraph) -> Tensor:
+        """x: [n_in, in_dim] -> [n_out, out_dim]; the graph must hold the self-loops (`sorted_by_target`)."""
+        x_l = self.lin_l(x)
+        x_r = self.lin_r(x.index_select(0, graph.self_row))
+        # index_select, here and in the other models: its backward is many times that of x[index].
+        message = x_l.index_select(0, graph.source)
+        hidden = message + x_r.index_select(0, graph.target) + self.lin_edge(graph.edge_attr.to(message.dtype))
+        score = F.leaky_relu(hidden, NEGATIVE_SLOPE) @ self.att.view(-1)
+        alpha = segment_softmax(score, graph.target, len(x_r))
+        out = torch.zeros_like(x_r).index_add(0, graph.target, message * alpha.unsqueeze(1))
+        return out + self.bias
+
+
+def segment_softmax(score: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Softmax of score [M] within each segment [M]; each segment id is below `num_segments`."""
+    highest = score.new_full((num_segments,), float("-inf"))
+    highest = highest.scatter_reduce(0, segment, score.detach(), "amax")
+    exp = (score - highest.index_select(0, segment)).exp()
+    total = exp.new_zeros(num_segments).index_add(0, segment, exp)
+    return exp / total.index_select(0, segment)
+
+
+def with_self_loops(edge_index: Tensor, edge_attr: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Replace self-loops by one per node, whose attributes are the mean of those of its incoming edges.
+
+    Args:
+        edge_index: [2, E] int64, (source, target).
+        edge_attr: [E, D].
+
+    Returns:
+        edges [2, E'] and attributes [E', D], sorted by target (stable), loops last within a target.
+    """
+    keep = edge_index[0] != edge_index[1]
+    (source, target), edge_attr = edge_index[:, keep], edge_attr[keep]
+    degree = torch.bincount(target, minlength=num_nodes).clamp(min=1)
+    mean = edge_attr.new_zeros(num_nodes, edge_attr.shape[1]).index_add(0, target, edge_attr)
+    mean = mean / degree.unsqueeze(1).to(mean.dtype)
+    node = torch.arange(num_nodes, device=target.device)
+    edges = torch.stack([torch.cat([source, node]), torch.cat([target, node])])
+    order = torch.argsort(edges[1], stable=True)
+    return edges[:, order], torch.cat([edge_attr, mean])[order]
+
+
+class GCNConv(nn.Module):
+    """Graph convolution (Kipf & Welling 2017) over a dense normalised adjacency matrix.
+
+    Zones are few (hundreds) and their transitions many, so that a dense matrix is the fast form.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        self.lin = _glorot_linear(in_dim, out_dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """x: [Z, in_dim], adjacency: [Z, Z] from `gcn_adjacency` -> [Z, out_dim]."""
+        x = self.lin(x)
+        return adjacency.to(x.dtype) @ x + self.bias
+
+
+def gcn_adjacency(edge_index: Tensor, edge_weight: Tensor, num_nodes: int) -> Tensor:
+    """D^-1/2 A^T D^-1/2 as a dense [Z, Z] matrix, row = target; loops of weight 1 where a node has none.
+
+    Args:
+        edge_index: [2, E] int64, (source, target); repeated edges add up.
+        edge_weight: [E].
+    """
+    source, target = edge_index
+    is_loop = source == target
+    matrix = edge_weight.new_zeros(num_nodes, num_nodes)
+    matrix.index_put_((target[~is_loop], source[~is_loop]), edge_weight[~is_loop], accumulate=True)
+    loop = edge_weight.new_ones(num_nodes)
+    loop[source[is_loop]] = edge_weight[is_loop]
+    matrix.diagonal().copy_(loop)
+    scale = matrix.sum(dim=1).pow(-0.5)
+    scale = scale.masked_fill(torch.isinf(scale), 0.0)
+    return matrix * scale.unsqueeze(1) * scale.unsqueeze(0)

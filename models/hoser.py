@@ -1,0 +1,79 @@
+"""HOSER (Cao et al., AAAI 2025): next road and travel time, given the trip so far and its destination."""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from models.config import ModelConfig
+from models.inputs import Batch, NetworkFeatures, Prediction
+from models.navigator import Navigator
+from models.ragged import distinct
+from models.road_network_encoder import RoadNetworkEncoder
+from models.trajectory_encoder import TrajectoryEncoder
+
+# Dead weight of checkpoints made by the published code: an unused head, and the causal masks.
+DEAD_KEYS = re.compile(r"navigator\.time_estimator\.\d+\.\w+|trajectory_encoder\.transformer\.h\.\d+\.attn\.bias")
+
+# On a GPU, embedding a network of up to this size whole is cheaper than waiting for the GPU to say
+# which part of it the batch needs.
+WHOLE_NETWORK_ROADS = 200_000
+
+
+class HOSER(nn.Module):
+    """Road Network Encoder, Trajectory Encoder and Navigator.
+
+    Names of parameters and buffers are those of the published code, so that its state dicts load.
+    """
+
+    def __init__(self, config: ModelConfig, features: NetworkFeatures):
+        """Build the model for one road network.
+
+        Args:
+            config: sizes; a whole `utils.config.Config` is one.
+            features: the static part of the network, `City.features`.
+        """
+        super().__init__()
+        self.road_network_encoder = RoadNetworkEncoder(config.road_network_encoder_config, features)
+        self.trajectory_encoder = TrajectoryEncoder(config.trajectory_encoder_config)
+        self.navigator = Navigator(config.navigator_config)
+        self.register_buffer("road2zone", features.road2zone)
+        self.register_load_state_dict_pre_hook(_drop_dead_keys)
+
+    def embed_network(self) -> tuple[Tensor, Tensor]:
+        """Embeddings of all roads [N, h] and all zones [Z, h]; made once before an evaluation."""
+        encoder = self.road_network_encoder
+        return encoder.embed_all_roads(), encoder.embed_zones()
+
+    def forward(self, batch: Batch, network: tuple[Tensor, Tensor] | None = None) -> Prediction:
+        """Scores and standardised log times of all candidates of all steps, [K] each.
+
+        Args:
+            batch: trips, packed.
+            network: what `embed_network` returned; by default the embeddings are computed here, with
+                gradients, as training needs them (of the roads that the batch touches).
+        """
+        if network is None:
+            road, road_row, candidate_row = self._embed_touched(batch)
+            zone = self.road_network_encoder.embed_zones()
+        else:
+            (road, zone), road_row, candidate_row = network, batch.road_id, batch.candidate_road_id
+        of_steps = road.index_select(0, road_row), zone.index_select(0, self.road2zone[batch.road_id])
+        destination = zone.index_select(0, self.road2zone[batch.destination_road_id])
+        trajectory = self.trajectory_encoder(*of_steps, batch)
+        return self.navigator(trajectory, destination, road, candidate_row, batch)
+
+    def _embed_touched(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Road embeddings [n, h], and the rows in it of the steps' roads [S] and of the candidates [K]."""
+        encoder = self.road_network_encoder
+        num_roads = len(self.road2zone)
+        if self.road2zone.is_cuda and num_roads <= WHOLE_NETWORK_ROADS:
+            return encoder.embed_all_roads(), batch.road_id, batch.candidate_road_id
+        touched = torch.cat([batch.road_id, batch.candidate_road_id])
+        touched, row = distinct(touched, num_roads)
+        return encoder.embed_roads(touched), row[batch.road_id], row[batch.candidate_road_id]
+
+
+def _drop_dead_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for key in [key for key in state_dict if DEAD_KEYS.fullmatch(key.removeprefix(prefix))]:
+        del state_dict[key]

@@ -1,0 +1,134 @@
+"""Road Network Encoder (HOSER, section 4.1): embeddings of roads and of zones."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import RoadNetworkEncoderConfig
+from models.graph_layers import GATv2Conv, GCNConv, gcn_adjacency, with_self_loops
+from models.inputs import MessageGraph, NetworkFeatures
+from models.ragged import distinct, ragged_arange
+
+# Targets embedded at a time when no gradients are kept: bounds memory on networks of a million roads.
+CHUNK = 65_536
+
+
+class GraphStack(nn.Module):
+    """Two graph layers; holds them under the name that PyTorch Geometric's models give them."""
+
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.convs = nn.ModuleList([first, second])
+
+
+class RoadNetworkEncoder(nn.Module):
+    """Two GATv2 layers over adjacent roads, two GCN layers over zone transitions."""
+
+    def __init__(self, config: RoadNetworkEncoderConfig, features: NetworkFeatures):
+        super().__init__()
+        width = config.road_width
+        num_roads = len(features.road_attr_len)
+        num_types = config.type_num_embeddings or int(features.road_attr_type.max()) + 1
+        self.road_id_emb = nn.Embedding(num_roads, config.road_id_emb_dim)
+        self.len_emb = nn.Linear(1, config.len_emb_dim)
+        self.type_emb = nn.Embedding(num_types, config.type_emb_dim)
+        self.lon_emb = nn.Linear(1, config.lon_emb_dim)
+        self.lat_emb = nn.Linear(1, config.lat_emb_dim)
+        self.zone_id_emb = nn.Embedding(config.zone_id_num_embeddings, config.zone_id_emb_dim)
+        self.road_gat = GraphStack(GATv2Conv(width, width, edge_dim=2), GATv2Conv(width, width, edge_dim=2))
+        self.zone_gcn = GraphStack(GCNConv(width, width), GCNConv(width, width))
+        for name in (
+            "road_attr_len",
+            "road_attr_type",
+            "road_attr_lon",
+            "road_attr_lat",
+            "road_edge_index",
+            "intersection_attr",
+            "zone_edge_index",
+            "zone_edge_weight",
+        ):
+            self.register_buffer(name, getattr(features, name))
+        for name in ("_source", "_target", "_edge_attr", "_in_ptr", "_zone_adjacency"):
+            self.register_buffer(name, None, persistent=False)
+        self.derive_graphs()
+        # A checkpoint brings its own graph buffers: what is derived from them must follow.
+        self.register_load_state_dict_post_hook(lambda module, _: module.derive_graphs())
+
+    def derive_graphs(self) -> None:
+        """Compute from the saved buffers what the layers read: edges by target with loops, zone matrix."""
+        num_roads = self.road_id_emb.num_embeddings
+        edges, self._edge_attr = with_self_loops(self.road_edge_index, self.intersection_attr, num_roads)
+        self._source, self._target = edges
+        degree = torch.bincount(self._target, minlength=num_roads)
+        self._in_ptr = F.pad(degree.cumsum(0), (1, 0))
+        num_zones = self.zone_id_emb.num_embeddings
+        self._zone_adjacency = gcn_adjacency(self.zone_edge_index, self.zone_edge_weight, num_zones)
+
+    def road_input(self, road: Tensor) -> Tensor:
+        """Attributes of roads [n] -> what the first layer reads, [n, width]."""
+        return torch.cat(
+            [
+                self.road_id_emb.weight.index_select(0, road),
+                self.len_emb(self.road_attr_len[road].unsqueeze(-1)),
+                self.type_emb(self.road_attr_type[road]),
+                self.lon_emb(self.road_attr_lon[road].unsqueeze(-1)),
+                self.lat_emb(self.road_attr_lat[road].unsqueeze(-1)),
+            ],
+            dim=1,
+        )
+
+    def embed_zones(self) -> Tensor:
+        """Embeddings of all zones, [Z, width]."""
+        first, second = self.zone_gcn.convs
+        x = F.relu(first(self.zone_id_emb.weight, self._zone_adjacency))
+        return second(x, self._zone_adjacency)
+
+    def embed_all_roads(self) -> Tensor:
+        """Embeddings of all roads, [N, width]; in chunks of targets where no gradients are kept."""
+        num_roads, (first, second) = len(self.road_attr_len), self.road_gat.convs
+        x = self.road_input(torch.arange(num_roads, device=self.road_attr_len.device))
+        step = num_roads if torch.is_grad_enabled() else CHUNK
+        starts = range(0, num_roads, step)
+        graphs = [self._incoming(start, min(start + step, num_roads)) for start in starts]
+        x = F.relu(torch.cat([first(x, graph) for graph in graphs]))
+        return torch.cat([second(x, graph) for graph in graphs])
+
+    def embed_roads(self, road: Tensor) -> Tensor:
+        """Embeddings of `road` [n] (unique ids), [n, width].
+
+        Only what they depend on is computed: their incoming neighbours, and those of these. That is
+        exact, since a layer reads nothing else, and a batch touches a small part of a large city.
+        """
+        second_graph, middle_road = self._expand(road)
+        first_graph, input_road = self._expand(middle_road)
+        first, second = self.road_gat.convs
+        x = F.relu(first(self.road_input(input_road), first_graph))
+        return second(x, second_graph)
+
+    def _incoming(self, start: int, stop: int) -> MessageGraph:
+        """The edges into roads [start, stop), from all roads."""
+        edges = slice(None)
+        if (start, stop) != (0, len(self.road_attr_len)):
+            edges = slice(int(self._in_ptr[start]), int(self._in_ptr[stop]))
+        return MessageGraph(
+            source=self._source[edges],
+            target=self._target[edges] - start,
+            edge_attr=self._edge_attr[edges],
+            self_row=torch.arange(start, stop, device=self._source.device),
+        )
+
+    def _expand(self, target_road: Tensor) -> tuple[MessageGraph, Tensor]:
+        """The edges into `target_road` [n_out], and the roads that they come from [n_in]."""
+        first_edge = self._in_ptr[target_road]
+        target, place = ragged_arange(self._in_ptr[target_road + 1] - first_edge)
+        edge = first_edge[target] + place
+        source_road = self._source[edge]
+        # Loops are among the edges, so the targets are among the sources.
+        input_road, row = distinct(source_road, len(self.road_attr_len))
+        graph = MessageGraph(
+            source=row[source_road],
+            target=target,
+            edge_attr=self._edge_attr[edge],
+            self_row=row[target_road],
+        )
+        return graph, input_road

@@ -1,0 +1,73 @@
+"""Build a synthetic city in HOSER's file format.
+
+uv run python tools/make_city.py --name Demo --roads 1000 --trips 4000 --seed 0
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT_ROOT))
+
+from utils.errors import UserError  # noqa: E402
+from utils.synthetic_city import MIN_TRIPS, ROADS_LIMITS, CitySpec, CitySummary, build_city  # noqa: E402
+
+
+def main() -> None:
+    """Read the command line, build the city, print its summary."""
+    parser = argparse.ArgumentParser(description="Build a synthetic city: a road network and simulated trips.")
+    parser.add_argument("--name", default=CitySpec.name, help="name of the city (default: %(default)s)")
+    parser.add_argument(
+        "--roads",
+        type=int,
+        default=CitySpec.roads,
+        help=f"directed roads, about; {ROADS_LIMITS[0]} to {ROADS_LIMITS[1]} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trips",
+        type=int,
+        default=CitySpec.trips,
+        help=f"trips, exactly; at least {MIN_TRIPS} (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=CitySpec.seed, help="seed (default: %(default)s)")
+    parser.add_argument("--data_dir", type=Path, help="folder to write, absent or empty (default: data/NAME)")
+    args = parser.parse_args()
+    try:
+        spec = CitySpec(args.name, args.roads, args.trips, args.seed)
+    except UserError as error:
+        parser.error(str(error))
+    folder = args.data_dir or PROJECT_ROOT / "data" / spec.name
+    summary = build_city(folder, spec)
+    print(f"{spec.name} is written to {folder}")
+    print(describe(summary))
+
+
+def describe(city: CitySummary) -> str:
+    """The summary as lines for people."""
+    classes = ", ".join(f"{name} {share:.1%}" for name, share in city.highway_shares.items())
+    return "\n".join(
+        [
+            f"roads        {city.roads}, {city.one_way_share:.1%} of them one-way",
+            f"junctions    {city.junctions}",
+            f"relations    {city.relations}",
+            f"classes      {classes}",
+            f"trips        {city.trips}",
+            f"trip roads   mean {city.mean_trip_roads:.1f}, median {city.median_trip_roads:.0f}, "
+            f"max {city.max_trip_roads}",
+            f"mean trip    {city.mean_trip_km:.2f} km, {city.mean_trip_minutes:.1f} minutes",
+            f"steps with a single candidate  {city.single_candidate_share:.1%}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    # Not utils.command_line: it imports torch, which takes longer than building a city.
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted: no city was written", file=sys.stderr)
+        sys.exit(130)

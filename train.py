@@ -1,0 +1,90 @@
+"""Train HOSER on a data set. Every epoch is kept; best.pth is a copy of the one that validates best.
+
+    uv run python train.py --dataset Beijing --seed 42 --cuda 0
+
+Vanilla training does not resume: running it again starts from scratch.
+"""
+
+import argparse
+import time
+
+import torch
+from loguru import logger
+
+from models.hoser import HOSER
+from utils.baselines import measure_baselines
+from utils.checkpoint import EpochCheckpoints, load_model
+from utils.city import find_folder, load_city
+from utils.command_line import (
+    add_data_arguments,
+    add_device_argument,
+    add_seed_argument,
+    choose_device,
+    run_command_line,
+    set_seed,
+)
+from utils.config import Config, config_to_dict, display_path, load_config
+from utils.loader import make_loaders
+from utils.tracking import Run, log_data, log_summary, open_run
+from utils.training import Metrics, Precision, Schedule, evaluate, make_optimizer, train_epoch
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    add_seed_argument(parser)
+    add_device_argument(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, args.overrides)
+    device = choose_device(args.cuda)
+    with open_run(args.dataset, f"seed{args.seed}") as run:
+        logger.info(f"configuration: {config_to_dict(config)}")
+        train(args, config, device, run)
+
+
+def train(args: argparse.Namespace, config: Config, device: torch.device, run: Run) -> None:
+    """The whole run: data, model, epochs, test."""
+    # data
+    city = load_city(args.dataset, config, args.data_dir)
+    loaders = make_loaders(city, config, device)
+    log_data(city, loaders, measure_baselines(loaders["val"]))
+
+    # model
+    set_seed(args.seed)
+    model = HOSER(config, city.features).to(device)
+    optimizer = make_optimizer(model, config.optimizer_config)
+    schedule = Schedule.of(config.optimizer_config, loaders["train"].num_batches)
+    precision = Precision(config.training.precision, device)
+    logger.info(f"HOSER with {sum(p.numel() for p in model.parameters()):,} parameters on {device}, {precision.name}")
+
+    # epochs
+    checkpoints = EpochCheckpoints(run.save)
+    checkpoints.announce(config.optimizer_config.max_epoch)
+    validations: list[Metrics] = []
+    seconds: list[float] = []
+    for epoch_id in range(config.optimizer_config.max_epoch):
+        began = time.monotonic()
+        for records in train_epoch(
+            model, loaders["train"], optimizer, schedule, precision, config.optimizer_config, args.seed, epoch_id
+        ):
+            run.log_batches(records)
+        validations.append(evaluate(model, loaders["val"], precision, f"validating, epoch {epoch_id + 1}"))
+        checkpoints.save(model, validations[-1].next_step_acc)
+        seconds.append(time.monotonic() - began)
+        run.log_epoch(epoch_id + 1, config.optimizer_config.max_epoch, validations[-1], seconds[-1])
+
+    # test, with the epoch that validates best
+    best_epoch = checkpoints.best_epoch
+    logger.info(f"loading epoch_{best_epoch}.pth")
+    load_model(model, checkpoints.best_path)
+    test = evaluate(model, loaders["test"], precision, "testing")
+    log_summary(best_epoch, validations[best_epoch - 1], test, display_path(checkpoints.best_path), seconds)
+
+
+if __name__ == "__main__":
+    run_command_line(main, kept="the epochs saved so far stay; running again starts from scratch")

@@ -1,0 +1,31 @@
+"""What can be had without learning: a yardstick for any data set."""
+
+from dataclasses import dataclass
+
+import torch
+
+from utils.loader import BatchLoader
+from utils.objective import label_rank
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Shares of the steps of a split."""
+
+    smallest_angle_acc: float  # right: the candidate whose heading is closest to that of the destination
+    smallest_distance_acc: float  # right: the candidate nearest to the destination
+    single_candidate_share: float  # nothing to choose
+
+
+@torch.no_grad()
+def measure_baselines(loader: BatchLoader) -> Baselines:
+    """Accuracy of the two trivial choices, and how often there is no choice."""
+    counts = torch.zeros(3, dtype=torch.int64, device=loader.device)
+    steps = 0
+    for batch in loader.in_order():
+        angle_rank = label_rank(-batch.metric_angle, batch)
+        distance_rank = label_rank(-batch.metric_distance, batch)
+        hits = (angle_rank == 0, distance_rank == 0, batch.candidate_len == 1)
+        counts += torch.stack([hit.sum() for hit in hits])
+        steps += len(batch.road_id)
+    return Baselines(*(counts / steps).tolist())

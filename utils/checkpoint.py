@@ -1,0 +1,111 @@
+"""Saving and loading tensors: atomic, verified, and without running code from a file."""
+
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from utils.config import display_path
+from utils.errors import UserError
+from utils.files import atomic_copy, atomic_write
+
+EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth$")
+
+
+def save_tensors(content: Any, path: Path) -> None:
+    """`torch.save`, atomically. Through a file handle: equal content then gives equal bytes."""
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def load_tensors(path: Path, mmap: bool = False) -> Any:
+    """`torch.load` of tensors and plain values only, onto the CPU, after checking the file's checksums.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds anything else.
+    """
+    shown = display_path(path)
+    if not path.is_file():
+        raise UserError(f"{shown}: no such file")
+    try:
+        # torch.load does not look at the checksums that its own file format carries.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"{shown}: damaged (checksum of {damaged} is wrong)")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:
+        # What a damaged or foreign file raises here is not a closed list: zipfile and torch each have
+        # many ways to refuse. All of them mean the same to the user.
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{shown}: not a file of tensors saved by torch, or damaged ({reason})") from None
+
+
+def state_dict_of(model: nn.Module) -> "OrderedDict[str, Tensor]":
+    """The model's state dict on the CPU, so that it loads on machines without a GPU."""
+    return OrderedDict((name, value.detach().cpu()) for name, value in model.state_dict().items())
+
+
+def load_model(model: nn.Module, path: Path) -> None:
+    """Load the state dict in `path` into `model`.
+
+    Raises:
+        UserError: the file cannot be read, or is of another model.
+    """
+    state = load_tensors(path)
+    shown = display_path(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{shown}: found {type(state).__name__}, expected a state dict (names and tensors)")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        # The first line is a heading; each further line is one key that does not fit.
+        problems = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(
+            f"{shown}: does not fit this model and data: {problems[0] if problems else error}{more}; "
+            "was it trained with another configuration or data set?"
+        ) from None
+
+
+class EpochCheckpoints:
+    """Checkpoints of vanilla training: every epoch is kept, and `best.pth` is a copy of the best one."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.best_path = folder / "best.pth"
+        self.accuracies: list[float] = []
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch (from 1) of the highest validation accuracy."""
+        return self.accuracies.index(max(self.accuracies)) + 1
+
+    def announce(self, max_epoch: int) -> None:
+        """Say what becomes of an earlier run's files in the folder."""
+        matches = ((EPOCH_FILE.match(path.name), path) for path in self.folder.glob("epoch_*.pth"))
+        found = {int(match[1]): path for match, path in matches if match}
+        if found:
+            logger.info(
+                f"{display_path(self.folder)} holds an earlier run; vanilla training does not resume: starting "
+                "from scratch, its files are replaced epoch by epoch"
+            )
+        stale = [found[epoch].name for epoch in sorted(found) if epoch > max_epoch]
+        if stale:
+            logger.warning(f"left over from a longer run, and not replaced by this one: {', '.join(stale)}")
+
+    def save(self, model: nn.Module, accuracy: float) -> None:
+        """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
+        self.accuracies.append(accuracy)
+        path = self.folder / f"epoch_{len(self.accuracies)}.pth"
+        save_tensors(state_dict_of(model), path)
+        if self.best_epoch == len(self.accuracies):
+            atomic_copy(path, self.best_path)

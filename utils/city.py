@@ -1,0 +1,227 @@
+"""A data set: where its files are, its road network with zones, and its trips."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from loguru import logger
+
+from models.inputs import NetworkFeatures
+from utils.checkpoint import load_tensors, save_tensors
+from utils.config import Config, display_path
+from utils.errors import UserError
+from utils.files import is_writable
+from utils.road_network import RoadNetwork, read_road_network
+from utils.synthetic_city import CitySpec, build_city
+from utils.trajectories import Trips, read_trips
+from utils.zones import (
+    ZONE_KEY,
+    count_transitions,
+    partition_roads,
+    read_partition,
+    read_transitions,
+    write_partition,
+    write_transitions,
+    zone_edges,
+)
+
+PUBLIC_FILES = ("roadmap.geo", "roadmap.rel", "train.csv", "val.csv", "test.csv")
+DEMO = CitySpec(name="Demo", roads=1000, trips=4000, seed=0)
+TRIPS_VERSION = 1  # raise it when the content of cached trips changes
+
+
+@dataclass(frozen=True)
+class City:
+    """The static part of a data set."""
+
+    folder: Path
+    network: RoadNetwork
+    features: NetworkFeatures
+
+    def trips(self, split: str, on_bad_trip: str = "error") -> Trips:
+        """The trips of `train`, `val` or `test`; parsed once, then from a cache beside the data."""
+        return load_trips(self.folder, split, self.network, on_bad_trip)
+
+
+def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) -> City:
+    """Read the roads and zones of a data set; zones are computed once where they are absent.
+
+    Args:
+        dataset: its name; the Demo city is built if it is not there.
+        config: gives the number of zones.
+        data_dir: its folder, by default `data/{dataset}`.
+
+    Raises:
+        UserError: files are missing or malformed.
+    """
+    folder = find_folder(dataset, data_dir)
+    if _is_unbuilt_demo(dataset, data_dir):
+        logger.info(f"building the Demo city in {display_path(folder)} (once)")
+        build_city(folder, DEMO)
+    network = read_road_network(folder)
+    _check_sizes(config, network)
+    road2zone, transitions = _load_zones(folder, network, config)
+    edges, weights = zone_edges(transitions)
+    features = NetworkFeatures(
+        road_attr_len=torch.from_numpy(network.road_attr_len),
+        road_attr_type=torch.from_numpy(network.road_attr_type),
+        road_attr_lon=torch.from_numpy(network.road_attr_lon),
+        road_attr_lat=torch.from_numpy(network.road_attr_lat),
+        road_edge_index=torch.from_numpy(network.road_edge_index),
+        intersection_attr=torch.from_numpy(network.intersection_attr),
+        zone_edge_index=torch.from_numpy(edges),
+        zone_edge_weight=torch.from_numpy(weights),
+        road2zone=torch.from_numpy(road2zone),
+    )
+    return City(folder, network, features)
+
+
+def _load_zones(folder: Path, network: RoadNetwork, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Zone of each road and transition counts; what is absent is computed and written."""
+    num_zones = config.road_network_encoder_config.zone_id_num_embeddings
+    partition_path = _companion(folder, "road_network_partition")
+    matrix_path = _companion(folder, "zone_trans_mat.npy")
+    if partition_path.exists() and matrix_path.exists():
+        road2zone = read_partition(partition_path, network.num_roads, num_zones)
+        return road2zone, read_transitions(matrix_path, road2zone, num_zones)
+    if not partition_path.exists():
+        logger.info(f"partitioning {network.num_roads} roads into {num_zones} zones (KaHIP; once)")
+        write_partition(partition_path, partition_roads(network, num_zones))
+    road2zone = read_partition(partition_path, network.num_roads, num_zones)
+    train = load_trips(folder, "train", network, config.data.on_bad_trip)
+    counts = count_transitions(road2zone, train)
+    if matrix_path.exists() and not np.array_equal(read_transitions(matrix_path, road2zone, num_zones), counts):
+        # Counts of another partition than the one just made mean nothing.
+        logger.warning(f"{display_path(matrix_path)}: does not belong to the new partition; counted anew")
+    write_transitions(matrix_path, counts)
+    return road2zone, counts
+
+
+def find_folder(dataset: str, data_dir: str | Path | None = None) -> Path:
+    """The folder of a data set, after checking that all files are in it (the Demo city may be built yet).
+
+    Raises:
+        UserError: lists what is missing and where to get it.
+    """
+    check_dataset_name(dataset)
+    folder = Path(data_dir) if data_dir is not None else Path("data") / dataset
+    missing = [name for name in PUBLIC_FILES if not (folder / name).is_file()]
+    if missing and not _is_unbuilt_demo(dataset, data_dir):
+        names = ", ".join(missing)
+        raise UserError(
+            f"{display_path(folder)}: {'missing' if folder.is_dir() else 'no such folder; it needs'} {names}. "
+            "The public data sets are at Hugging Face, dataset caoji2001/HOSER-dataset: place their files there, "
+            "or name another folder with --data_dir. --dataset Demo runs without a download"
+        )
+    return folder
+
+
+def _is_unbuilt_demo(dataset: str, data_dir: str | Path | None) -> bool:
+    folder = Path("data") / DEMO.name
+    return dataset == DEMO.name and data_dir is None and not any((folder / name).exists() for name in PUBLIC_FILES)
+
+
+def check_dataset_name(dataset: str) -> None:
+    """Refuse names that would lead out of data/, save/ or log/."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", dataset):
+        raise UserError(
+            f"--dataset {dataset!r}: expected a folder name of letters, digits, '_', '-' and '.', such as Beijing"
+        )
+
+
+def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str) -> Trips:
+    """Trips of a split, from the cache if it was made of the same file and relations."""
+    path = folder / f"{split}.csv"
+    cache = cache_folder(folder) / f"{split}-{_trips_key(path, network)}.pt"
+    trips = _read_cached(cache)
+    if trips is None:
+        trips = read_trips(path, network, on_bad_trip)
+        _write_cache(trips, cache, split)
+    if trips.skipped and on_bad_trip == "error":
+        # The cache was made by a run that skips; read again for the error of a run that does not.
+        return read_trips(path, network, on_bad_trip)
+    if trips.skipped:
+        logger.warning(
+            f"{display_path(path)}: skipped {trips.skipped} malformed trips of {trips.skipped + len(trips)} "
+            f"(first: {trips.first_skipped})"
+        )
+    return trips
+
+
+def cache_folder(folder: Path) -> Path:
+    """Where derived files of a data set are kept: beside it, or under data/ where it is read-only."""
+    if is_writable(folder):
+        return folder / ".cache"
+    identity = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+    return Path("data") / ".cache" / f"{folder.resolve().name}-{identity}"
+
+
+def _companion(folder: Path, name: str) -> Path:
+    """Place of a file that is computed when absent: in the data set's folder if it can be."""
+    path = folder / name
+    return path if path.exists() or is_writable(folder) else cache_folder(folder) / name
+
+
+def _check_sizes(config: Config, network: RoadNetwork) -> None:
+    """Sizes that a configuration file may fix must be those of the data."""
+    section = config.road_network_encoder_config
+    found_types = len(network.highway_classes)
+    for key, given, found in (
+        ("road_id_num_embeddings", section.road_id_num_embeddings, network.num_roads),
+        ("type_num_embeddings", section.type_num_embeddings, found_types),
+    ):
+        if given is not None and given != found:
+            raise UserError(
+                f"road_network_encoder_config.{key}: found {given}, expected {found} as in roadmap.geo (or nothing)"
+            )
+    if network.num_roads < section.zone_id_num_embeddings:
+        raise UserError(
+            f"{ZONE_KEY}: found {section.zone_id_num_embeddings}, expected at most {network.num_roads} "
+            f"(the network has {network.num_roads} roads); lower it with --set {ZONE_KEY}=N"
+        )
+
+
+def _trips_key(path: Path, network: RoadNetwork) -> str:
+    """Hash of all that cached trips depend on."""
+    digest = hashlib.blake2b(f"trips {TRIPS_VERSION}".encode(), digest_size=10)
+    try:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    except OSError as error:
+        raise UserError(f"{display_path(path)}: cannot be read ({error.strerror})") from None
+    for array in (network.reach_ptr, network.reach_road):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _read_cached(cache: Path) -> Trips | None:
+    if not cache.exists():
+        return None
+    try:
+        content = load_tensors(cache, mmap=True)
+    except UserError as error:
+        logger.warning(f"{error}; the cache is made anew")
+        return None
+    arrays = {name: content[name].numpy() for name in ("offset", "road_id", "time_s", "next_rank")}
+    return Trips(**arrays, skipped=content["skipped"], first_skipped=content["first_skipped"])
+
+
+def _write_cache(trips: Trips, cache: Path, split: str) -> None:
+    content = {
+        "offset": torch.from_numpy(trips.offset),
+        "road_id": torch.from_numpy(trips.road_id),
+        "time_s": torch.from_numpy(trips.time_s),
+        "next_rank": torch.from_numpy(trips.next_rank),
+        "skipped": trips.skipped,
+        "first_skipped": trips.first_skipped,
+    }
+    try:
+        save_tensors(content, cache)
+        for old in cache.parent.glob(f"{split}-*.pt"):
+            if old != cache:
+                old.unlink(missing_ok=True)
+    except (UserError, OSError) as error:
+        logger.warning(f"{error}; training goes on without the cache")

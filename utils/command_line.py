@@ -1,0 +1,126 @@
+"""What the command lines share: arguments, messages on the terminal, exit codes."""
+
+import argparse
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import numpy as np
+import torch
+from loguru import logger
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+
+class TerminatedError(BaseException):
+    """SIGTERM arrived. Not an `Exception`, so that nothing on the way swallows it."""
+
+
+def _raise_terminated(signum: int, frame: FrameType | None) -> None:
+    raise TerminatedError
+
+
+def run_command_line(main: Callable[[], None], kept: str = "files already written are complete") -> None:
+    """Run `main` as a program: a `UserError` becomes one line on stderr and exit code 1.
+
+    SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143.
+    """
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    log_to_terminal()
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        logger.error(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        logger.warning(f"interrupted: {kept}")
+        sys.exit(130)
+    except TerminatedError:
+        logger.warning(f"terminated: {kept}")
+        sys.exit(143)
+    except BrokenPipeError:
+        # The reader of our output went away (`... | head`). Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def log_to_terminal() -> None:
+    """Messages go to stderr as they are, above any progress bar."""
+    logger.remove()
+    logger.add(
+        lambda message: tqdm.write(message, file=sys.stderr, end=""),
+        format="{message}",
+        level="INFO",
+        filter=lambda record: not record["extra"].get("file_only"),
+    )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that every command on a data set has."""
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="data set, such as Beijing; Demo is built in")
+    parser.add_argument("--data_dir", metavar="DIR", help="folder of the data set (default: data/NAME)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="configuration (default: config/NAME.yaml, else the published values)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the configuration, such as optimizer_config.max_epoch=2; repeatable",
+    )
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cuda", type=int, default=0, metavar="N", help="GPU number (default: 0); without CUDA, or with -1, the CPU"
+    )
+
+
+def add_seed_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_seed_number, default=0, help="random seed (default: 0)")
+
+
+def _seed_number(text: str) -> int:
+    """Every generator here takes 0 to 2^32 - 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 0 to {2**32 - 1}")
+    return value
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator there is."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries may draw from it
+    torch.manual_seed(seed)
+
+
+def choose_device(cuda: int) -> torch.device:
+    """The GPU with number `cuda`; the CPU for -1, or, with one warning, for 0 where there is no CUDA.
+
+    Raises:
+        UserError: the machine has fewer GPUs.
+    """
+    if cuda == -1:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0 and cuda == 0:
+        logger.warning("CUDA is not available: using the CPU")
+        return torch.device("cpu")
+    if not 0 <= cuda < count:
+        have = f"{count} GPU{'s' * (count != 1)}" if count else "no GPU"
+        raise UserError(
+            f"--cuda {cuda}: this machine has {have}; expected "
+            + (f"0 to {count - 1}, or -1 for the CPU" if count else "0 or -1, which use the CPU")
+        )
+    return torch.device("cuda", cuda)

@@ -1,0 +1,102 @@
+"""Writing files so that a reader, or a crash at any moment, never sees half of one."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from utils.config import display_path
+from utils.errors import UserError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace `path` by what `write` puts into a file handle, all or nothing.
+
+    A temporary file in the same folder is filled, flushed to the disk and renamed over `path`; then the
+    folder is flushed too, so that the rename itself survives a power cut.
+
+    Raises:
+        UserError: the folder is not writable or the disk is full; `path` is as it was before.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=f"-{path.name}", dir=path.parent)
+    except OSError as error:
+        raise _write_error(path, error) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        _fsync_folder(path.parent)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _write_error(path, error) from None
+        raise
+
+
+def atomic_copy(source: Path, target: Path) -> None:
+    """Replace `target` by a byte-for-byte copy of `source`, all or nothing."""
+    atomic_write(target, lambda file: file.write(source.read_bytes()))
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what a killed process left behind in `folder`; call it with the folder's lock held."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` (made if absent) for this process alone; the system frees it however we end.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise _write_error(path, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{display_path(folder)}: another process is working in this folder; wait for it or end it"
+            ) from None
+        yield
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files may be made in `folder`. A folder marked read-only is left alone, by root too."""
+    return folder.is_dir() and bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_error(path: Path, error: OSError) -> UserError:
+    reason = f"[Errno {error.errno}] {error.strerror}" if error.errno else str(error)
+    return UserError(f"{display_path(path)}: cannot be written ({reason}); what was there before is unchanged")

@@ -1,0 +1,79 @@
+"""Losses and scores of a prediction: one forward pass judged the same way in training and evaluation."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.inputs import Batch, Prediction
+from utils.loader import TimeStatistics
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of the loss of one batch, scalars with gradients."""
+
+    next_step: Tensor
+    time_pred: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.next_step + self.time_pred
+
+
+@dataclass(frozen=True)
+class StepScores:
+    """How good the prediction of each step is, [S] each."""
+
+    rank: Tensor  # int64, place of the road that was taken; 0: predicted
+    relative_time_error: Tensor  # float32, |predicted - true| / max(true, 1), both in log1p(seconds)
+    time_error_s: Tensor  # float32, |predicted - true| in seconds
+
+
+def pad_candidates(values: Tensor, batch: Batch) -> Tensor:
+    """Values of the candidates [K] -> [S, C] float32; -inf where a step has fewer candidates."""
+    shape = (len(batch.road_id), batch.max_candidates)
+    padded = values.new_full(shape, float("-inf"), dtype=torch.float32)
+    return padded.index_put((batch.step_of_candidate, batch.rank_of_candidate), values.float())
+
+
+def label_rank(values: Tensor, batch: Batch) -> Tensor:
+    """Place of the road that was taken when candidates are ordered by falling `values` [K], [S].
+
+    Of equal values the first candidate comes first, as for argmax.
+    """
+    padded = pad_candidates(values, batch)
+    label = batch.road_label.unsqueeze(1)
+    own = padded.gather(1, label)
+    earlier = torch.arange(padded.shape[1], device=padded.device) < label
+    return ((padded > own) | ((padded == own) & earlier)).sum(1)
+
+
+def losses(prediction: Prediction, batch: Batch, statistics: TimeStatistics) -> Losses:
+    """Cross-entropy over the candidates of the next road, and mean relative error of the log time."""
+    predicted, true = _log_times(prediction, batch, statistics)
+    return Losses(
+        next_step=F.cross_entropy(pad_candidates(prediction.logits, batch), batch.road_label),
+        time_pred=_relative_error(predicted, true).mean(),
+    )
+
+
+def score(prediction: Prediction, batch: Batch, statistics: TimeStatistics) -> StepScores:
+    """Judge each step."""
+    predicted, true = _log_times(prediction, batch, statistics)
+    return StepScores(
+        rank=label_rank(prediction.logits, batch),
+        relative_time_error=_relative_error(predicted, true),
+        time_error_s=(predicted.expm1() - true.expm1()).abs(),
+    )
+
+
+def _log_times(prediction: Prediction, batch: Batch, statistics: TimeStatistics) -> tuple[Tensor, Tensor]:
+    """Predicted and true log1p(seconds) of the road that was taken, [S]."""
+    predicted = prediction.time_pred.index_select(0, batch.label_candidate).float()
+    return tuple(value * statistics.std + statistics.mean for value in (predicted, batch.log_time))
+
+
+def _relative_error(predicted: Tensor, true: Tensor) -> Tensor:
+    return (predicted - true).abs() / true.clamp(min=1.0)

@@ -1,0 +1,138 @@
+"""Where a run keeps its files, its log and its TensorBoard events."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from loguru import logger
+from torch.utils.tensorboard import SummaryWriter
+
+from utils.baselines import Baselines
+from utils.city import City
+from utils.config import display_path
+from utils.errors import UserError
+from utils.files import folder_lock, remove_temporary_files
+from utils.loader import BatchLoader
+from utils.training import BatchRecord, Metrics
+
+LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {message}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folders of one run, below the working folder, and its open event writer."""
+
+    save: Path
+    log: Path
+    tensorboard: Path
+    writer: SummaryWriter
+
+    def log_batches(self, records: list[BatchRecord]) -> None:
+        """Losses and learning rate of batches, by the batch number."""
+        for record in records:
+            values = dataclasses.asdict(record)
+            batch = values.pop("batch")
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, batch)
+
+    def log_epoch(self, epoch: int, max_epoch: int, metrics: Metrics, seconds: float) -> None:
+        """Validation metrics of an epoch (from 1), by the epoch number."""
+        self.writer.add_scalar("val_next_step_acc", metrics.next_step_acc, epoch)
+        self.writer.add_scalar("val_time_pred_mape", metrics.time_pred_mape, epoch)
+        self.writer.flush()
+        logger.opt(raw=True).info(epoch_line(epoch, max_epoch, metrics, seconds, datetime.now()))
+
+
+def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now: datetime) -> str:
+    """The log line of a validation.
+
+    `grep val_next_step_acc *.log | sort -t',' -k2 -rn | head -1` must print the best epoch: the accuracy is
+    the second comma-separated field. Of equal numbers that command prints the line that is last in the
+    alphabet, and the best epoch is the first of equals, so the line begins with what counts down, and not
+    with the time.
+    """
+    to_go = f"{max_epoch - epoch:0{len(str(max_epoch))}d} to go"
+    return (
+        f"{to_go} | epoch {epoch}/{max_epoch} val_next_step_acc, {metrics.next_step_acc:.6f}, "
+        f"val_time_pred_mape, {metrics.time_pred_mape:.6f} | {seconds:.1f} s | {now:%Y-%m-%d %H:%M:%S}\n"
+    )
+
+
+def log_data(city: City, loaders: dict[str, BatchLoader], baselines: Baselines) -> None:
+    """What there is to learn from, and what can be had without learning (on the validation split)."""
+    counts = ", ".join(f"{loader.num_trips:,} {split}" for split, loader in loaders.items())
+    logger.info(f"{city.network.num_roads:,} roads in {display_path(city.folder)}; trips: {counts}")
+    logger.info(
+        f"without learning, on val: smallest angle {baselines.smallest_angle_acc:.4f}, "
+        f"smallest distance {baselines.smallest_distance_acc:.4f}; "
+        f"steps with a single candidate {baselines.single_candidate_share:.4f}"
+    )
+
+
+def log_summary(best_epoch: int, best: Metrics, test: Metrics, best_path: str, seconds: list[float]) -> None:
+    """The end of a run, in a few lines."""
+    logger.info(
+        f"best epoch {best_epoch}: accuracy {best.next_step_acc:.4f}, time MAPE {best.time_pred_mape:.4f} (val)"
+    )
+    logger.info(f"test: accuracy {test.next_step_acc:.4f}, time MAPE {test.time_pred_mape:.4f}")
+    logger.info(f"best model: {best_path}; {sum(seconds) / len(seconds):.1f} s per epoch")
+
+
+@contextlib.contextmanager
+def open_run(dataset: str, run_name: str) -> Iterator[Run]:
+    """Make the folders of a run and hold them for this process; log to a new file until the end.
+
+    Raises:
+        UserError: a folder cannot be written, or another process is using it.
+    """
+    save, log, tensorboard = (Path(top) / dataset / run_name for top in ("save", "log", "tensorboard_log"))
+    with folder_lock(save):
+        remove_temporary_files(save)
+        for folder in (log, tensorboard):
+            _make_folder(folder)
+        sink = logger.add(_new_log_file(log), format=LOG_FORMAT, level="INFO", diagnose=False)
+        _retire_events(tensorboard)
+        writer = SummaryWriter(str(tensorboard))
+        try:
+            yield Run(save, log, tensorboard, writer)
+        except UserError as error:
+            # The terminal hears of it when the program ends; the file must hear of it while it is open.
+            logger.bind(file_only=True).error(f"error: {error}")
+            raise
+        except BaseException:
+            logger.bind(file_only=True).exception("stopped")
+            raise
+        finally:
+            writer.close()
+            logger.remove(sink)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(f"{display_path(folder)}: cannot be written ({error.strerror})") from None
+
+
+def _new_log_file(folder: Path) -> Path:
+    """A name by the time; one file for each run, also for two in one second."""
+    stem = f"{datetime.now():%Y-%m-%d-%H-%M-%S}"
+    path, copy = folder / f"{stem}.log", 1
+    while path.exists():
+        copy += 1
+        path = folder / f"{stem}-{copy}.log"
+    return path
+
+
+def _retire_events(folder: Path) -> None:
+    """Take an earlier run's events out of TensorBoard's sight: two runs in one curve are no curve."""
+    for path in folder.glob("*tfevents*"):
+        path.rename(path.with_name(path.name.replace("tfevents", "earlier-run")))

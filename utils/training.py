@@ -1,0 +1,178 @@
+"""One epoch of training, one evaluation, and the learning-rate schedule."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from models.hoser import HOSER
+from utils.config import OptimizerConfig
+from utils.errors import UserError
+from utils.loader import BatchLoader
+from utils.objective import Losses, losses, score
+
+# Losses are read back from the device this many batches at a time, so that it never waits for us.
+READ_BACK = 32
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """The numbers of one batch that are logged."""
+
+    batch: int  # from 0, through all epochs
+    loss_next_step: float
+    loss_time_pred: float
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The result of an evaluation."""
+
+    next_step_acc: float  # share of steps whose road was predicted
+    time_pred_mape: float  # mean of |predicted - true| / max(true, 1), both in log1p(seconds)
+
+
+class Precision:
+    """The arithmetic of forward passes, and the gradient scaling that float16 needs."""
+
+    def __init__(self, name: str, device: torch.device):
+        """`name` is `training.precision` of the configuration."""
+        if name == "auto":
+            name = "float32"
+            if device.type == "cuda":
+                name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        self.name = name
+        self._device = device.type
+        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self._device, self._dtype, enabled=self.name != "float32")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a function of the optimizer step alone: linear warm-up, then cosine to zero."""
+
+    base: float
+    total_steps: int
+    warmup_steps: float
+
+    @staticmethod
+    def of(config: OptimizerConfig, batches_per_epoch: int) -> "Schedule":
+        total = config.max_epoch * steps_per_epoch(config, batches_per_epoch)
+        return Schedule(config.learning_rate, total, total * config.warmup_ratio)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of optimizer step `step`, from 1."""
+        if step < self.warmup_steps:
+            return self.base * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return self.base * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def steps_per_epoch(config: OptimizerConfig, batches_per_epoch: int) -> int:
+    """Optimizer steps of an epoch; a last, shorter accumulation window counts."""
+    return -(-batches_per_epoch // config.accum_steps)
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters; the rate is set at each step."""
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def train_epoch(
+    model: HOSER,
+    loader: BatchLoader,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    precision: Precision,
+    config: OptimizerConfig,
+    seed: int,
+    epoch: int,
+) -> Iterator[list[BatchRecord]]:
+    """Train one epoch (from 0); yields the records of its batches, some at a time.
+
+    Raises:
+        UserError: a loss is not finite.
+    """
+    model.train()
+    # With dropout the epoch draws random numbers; like the shuffle they depend on seed and epoch alone.
+    torch.manual_seed((seed + 1) * 1_000_003 + epoch)
+    first_batch = epoch * loader.num_batches
+    first_step = epoch * steps_per_epoch(config, loader.num_batches) + 1
+    pending: list[tuple[Losses, float]] = []
+    batches = loader.shuffled(seed, epoch)
+    bar = tqdm(batches, f"training, epoch {epoch + 1}", loader.num_batches, unit=" batches", disable=None, leave=False)
+    for index, batch in enumerate(bar):
+        window_start = index - index % config.accum_steps
+        window_size = min(config.accum_steps, loader.num_batches - window_start)
+        rate = schedule.rate(first_step + index // config.accum_steps)
+        with precision.autocast():
+            batch_losses = losses(model(batch), batch, loader.statistics)
+        precision.scaler.scale(batch_losses.total / window_size).backward()
+        if index + 1 == window_start + window_size:
+            _optimizer_step(model, optimizer, precision, rate, config.max_norm)
+        pending.append((Losses(batch_losses.next_step.detach(), batch_losses.time_pred.detach()), rate))
+        if len(pending) == READ_BACK or index + 1 == loader.num_batches:
+            records = _read_back(pending, first_batch + index + 1 - len(pending))
+            _check_finite(records, first_batch, epoch)
+            bar.set_postfix(loss=f"{records[-1].loss:.4f}")
+            yield records
+            pending = []
+
+
+def _optimizer_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, rate: float, max_norm: float
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    precision.scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    precision.scaler.step(optimizer)
+    precision.scaler.update()
+    optimizer.zero_grad()
+
+
+def _read_back(pending: list[tuple[Losses, float]], first_batch: int) -> list[BatchRecord]:
+    values = torch.stack([torch.stack([item.next_step, item.time_pred, item.total]) for item, _ in pending])
+    return [
+        BatchRecord(first_batch + i, *row, learning_rate=rate)
+        for i, (row, (_, rate)) in enumerate(zip(values.tolist(), pending, strict=True))
+    ]
+
+
+def _check_finite(records: list[BatchRecord], first_batch: int, epoch: int) -> None:
+    for record in records:
+        if not math.isfinite(record.loss):
+            raise UserError(
+                f"the loss is {record.loss} in epoch {epoch + 1}, batch {record.batch - first_batch + 1} "
+                f"(loss_next_step {record.loss_next_step}, loss_time_pred {record.loss_time_pred}); training stops, "
+                "files already written stay; a lower optimizer_config.learning_rate may help"
+            )
+
+
+@torch.no_grad()
+def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str) -> Metrics:
+    """Accuracy and time error over all trips of a split. `title` stands beside the progress bar."""
+    model.eval()
+    with precision.autocast():
+        network = model.embed_network()
+    correct = torch.zeros((), dtype=torch.int64, device=loader.device)
+    error = torch.zeros((), dtype=torch.float64, device=loader.device)
+    steps = 0
+    bar = tqdm(loader.in_order(), title, loader.num_batches, unit=" batches", disable=None, leave=False)
+    for batch in bar:
+        with precision.autocast():
+            prediction = model(batch, network)
+        scores = score(prediction, batch, loader.statistics)
+        correct += (scores.rank == 0).sum()
+        error += scores.relative_time_error.sum(dtype=torch.float64)
+        steps += len(batch.road_id)
+    return Metrics(correct.item() / steps, error.item() / steps)
