@@ -19,14 +19,13 @@ from utils.command_line import (
     add_data_arguments,
     add_device_argument,
     add_seed_argument,
-    choose_device,
     run_command_line,
-    set_seed,
 )
 from utils.config import Config, config_to_dict, display_path, load_config
+from utils.device import Precision, choose_device, set_seed
 from utils.loader import make_loaders
 from utils.tracking import Run, log_data, log_summary, open_run
-from utils.training import Metrics, Precision, Schedule, evaluate, make_optimizer, train_epoch
+from utils.training import Metrics, Schedule, evaluate, make_optimizer, train_epoch
 
 
 def parse_arguments() -> argparse.Namespace:

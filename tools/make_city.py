@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT_ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.errors import UserError  # noqa: E402
-from utils.synthetic_city import MIN_TRIPS, ROADS_LIMITS, CitySpec, CitySummary, build_city  # noqa: E402
+from utils.command_line import run_command_line
+from utils.errors import UserError
+from utils.synthetic_city import MIN_TRIPS, ROADS_LIMITS, CitySpec, CitySummary, build_city
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         spec = CitySpec(args.name, args.roads, args.trips, args.seed)
     except UserError as error:
         parser.error(str(error))
-    folder = args.data_dir or PROJECT_ROOT / "data" / spec.name
+    folder = args.data_dir or Path("data") / spec.name
     summary = build_city(folder, spec)
     print(f"{spec.name} is written to {folder}")
     print(describe(summary))
@@ -62,12 +62,4 @@ def describe(city: CitySummary) -> str:
 
 
 if __name__ == "__main__":
-    # Not utils.command_line: it imports torch, which takes longer than building a city.
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted: no city was written", file=sys.stderr)
-        sys.exit(130)
+    run_command_line(main, kept="no city was written")

@@ -143,11 +143,7 @@ def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str)
     if trips.skipped and on_bad_trip == "error":
         # The cache was made by a run that skips; read again for the error of a run that does not.
         return read_trips(path, network, on_bad_trip)
-    if trips.skipped:
-        logger.warning(
-            f"{display_path(path)}: skipped {trips.skipped} malformed trips of {trips.skipped + len(trips)} "
-            f"(first: {trips.first_skipped})"
-        )
+    trips.warn_of_skipped(path)
     return trips
 
 

@@ -1,15 +1,15 @@
-"""What the command lines share: arguments, messages on the terminal, exit codes."""
+"""What the command lines share: arguments, messages on the terminal, exit codes.
+
+Imports nothing slow, so that `--help` answers at once.
+"""
 
 import argparse
 import os
-import random
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
-import numpy as np
-import torch
 from loguru import logger
 from tqdm import tqdm
 
@@ -96,31 +96,3 @@ def _seed_number(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 0 to {2**32 - 1}")
     return value
-
-
-def set_seed(seed: int) -> None:
-    """Seed every generator there is."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries may draw from it
-    torch.manual_seed(seed)
-
-
-def choose_device(cuda: int) -> torch.device:
-    """The GPU with number `cuda`; the CPU for -1, or, with one warning, for 0 where there is no CUDA.
-
-    Raises:
-        UserError: the machine has fewer GPUs.
-    """
-    if cuda == -1:
-        return torch.device("cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0 and cuda == 0:
-        logger.warning("CUDA is not available: using the CPU")
-        return torch.device("cpu")
-    if not 0 <= cuda < count:
-        have = f"{count} GPU{'s' * (count != 1)}" if count else "no GPU"
-        raise UserError(
-            f"--cuda {cuda}: this machine has {have}; expected "
-            + (f"0 to {count - 1}, or -1 for the CPU" if count else "0 or -1, which use the CPU")
-        )
-    return torch.device("cuda", cuda)

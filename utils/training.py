@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from models.hoser import HOSER
 from utils.config import OptimizerConfig
+from utils.device import Precision
 from utils.errors import UserError
 from utils.loader import BatchLoader
 from utils.objective import Losses, losses, score
@@ -36,24 +36,6 @@ class Metrics:
 
     next_step_acc: float  # share of steps whose road was predicted
     time_pred_mape: float  # mean of |predicted - true| / max(true, 1), both in log1p(seconds)
-
-
-class Precision:
-    """The arithmetic of forward passes, and the gradient scaling that float16 needs."""
-
-    def __init__(self, name: str, device: torch.device):
-        """`name` is `training.precision` of the configuration."""
-        if name == "auto":
-            name = "float32"
-            if device.type == "cuda":
-                name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-        self.name = name
-        self._device = device.type
-        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
-
-    def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self._device, self._dtype, enabled=self.name != "float32")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -34,6 +35,14 @@ class Trips:
 
     def __len__(self) -> int:
         return len(self.offset) - 1
+
+    def warn_of_skipped(self, path: Path) -> None:
+        """Say how many trips of `path` were left out."""
+        if self.skipped:
+            logger.warning(
+                f"{display_path(path)}: skipped {self.skipped} malformed trips of {self.skipped + len(self)} "
+                f"(the first: {self.first_skipped})"
+            )
 
 
 class _BadTripError(Exception):
@@ -68,7 +77,7 @@ def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error") -> 
             parts.append(part)
             progress.update(len(chunk.lines))
     counts, road, time_s, next_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
-    first_skipped = "line {}: {}".format(*min(bad)) if bad else ""
+    first_skipped = f"line {min(bad)[0]}: {min(bad)[1]}" if bad else ""
     if not len(counts):
         raise UserError(f"{shown}: no trips" + (f" but malformed ones ({first_skipped})" if bad else ""))
     return Trips(

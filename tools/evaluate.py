@@ -1,0 +1,63 @@
+"""Figures of a trained model on a split, or on any CSV of trips.
+
+uv run python tools/evaluate.py --dataset Demo --checkpoint save/Demo/seed42/best.pth --split test
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from models.hoser import HOSER
+from utils.checkpoint import load_model
+from utils.city import find_folder, load_city
+from utils.command_line import add_data_arguments, add_device_argument, run_command_line
+from utils.config import load_config
+from utils.device import Precision, choose_device
+from utils.evaluation import evaluate_in_detail, format_report
+from utils.files import atomic_write
+from utils.loader import RoadTables, TimeStatistics, make_loader
+from utils.trajectories import read_trips
+
+
+def main() -> None:
+    """Read the command line, load city, trips and model, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    add_device_argument(parser)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="state dict, such as save/Demo/seed42/best.pth")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--split", choices=("train", "val", "test"), default="test", help="trips (default: test)")
+    source.add_argument("--trips", type=Path, metavar="FILE", help="a CSV of trips instead of a split")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    args = parser.parse_args()
+
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, args.overrides)
+    device = choose_device(args.cuda)
+    city = load_city(args.dataset, config, args.data_dir)
+    model = HOSER(config, city.features)
+    load_model(model, args.checkpoint)
+    model.to(device)
+
+    # Times are standardised as in training, whatever the trips.
+    statistics = TimeStatistics.of(city.trips("train", config.data.on_bad_trip))
+    if args.trips:
+        trips = read_trips(args.trips, city.network, config.data.on_bad_trip)
+        trips.warn_of_skipped(args.trips)
+    else:
+        trips = city.trips(args.split, config.data.on_bad_trip)
+    name = str(args.trips or args.split)
+    loader = make_loader(trips, RoadTables.of(city.network), statistics, config, device, name)
+    report = evaluate_in_detail(model, loader, city.network, Precision(config.training.precision, device))
+    print(format_report(report))
+    if args.json:
+        text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
+        atomic_write(args.json, lambda file: file.write(text.encode()))
+
+
+if __name__ == "__main__":
+    run_command_line(main)

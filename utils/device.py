@@ -1,0 +1,56 @@
+"""The device that a run computes on, its arithmetic, and its random numbers."""
+
+import random
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from loguru import logger
+
+from utils.errors import UserError
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator there is."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries may draw from it
+    torch.manual_seed(seed)
+
+
+def choose_device(cuda: int) -> torch.device:
+    """The GPU with number `cuda`; the CPU for -1, or, with one warning, for 0 where there is no CUDA.
+
+    Raises:
+        UserError: the machine has fewer GPUs.
+    """
+    if cuda == -1:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0 and cuda == 0:
+        logger.warning("CUDA is not available: using the CPU")
+        return torch.device("cpu")
+    if not 0 <= cuda < count:
+        have = f"{count} GPU{'s' * (count != 1)}" if count else "no GPU"
+        raise UserError(
+            f"--cuda {cuda}: this machine has {have}; expected "
+            + (f"0 to {count - 1}, or -1 for the CPU" if count else "0 or -1, which use the CPU")
+        )
+    return torch.device("cuda", cuda)
+
+
+class Precision:
+    """The arithmetic of forward passes, and the gradient scaling that float16 needs."""
+
+    def __init__(self, name: str, device: torch.device):
+        """`name` is `training.precision` of the configuration."""
+        if name == "auto":
+            name = "float32"
+            if device.type == "cuda":
+                name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        self.name = name
+        self._device = device.type
+        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self._device, self._dtype, enabled=self.name != "float32")
