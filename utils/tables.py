@@ -1,6 +1,7 @@
 """Reading CSV files: columns by name, in chunks, with line numbers for error messages."""
 
 import csv
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,22 @@ class Chunk:
 
     columns: tuple[list[str], ...]
     lines: list[int]  # line of the file at which each row ends, from 1
+    numbers: list[int]  # number of each row below the header, from 1
+    malformed: list[tuple[int, str]]  # rows left out: line, and what is wrong
 
 
-def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000) -> Iterator[Chunk]:
+def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bool = True) -> Iterator[Chunk]:
     """The named columns of a CSV file, up to `rows` rows at a time.
 
+    Args:
+        path: the file.
+        names: columns that must be there; others are ignored.
+        rows: rows in a chunk.
+        strict: whether a row with another number of fields than the header is an error; otherwise it is
+            left out and told of in the chunk.
+
     Raises:
-        UserError: the file cannot be read, a column is missing, or a row has another number of fields.
+        UserError: the file cannot be read, a column is missing, or a row is malformed.
     """
     shown = display_path(path)
     try:
@@ -41,22 +51,22 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000) -> Iterato
                     f"{shown}, line 1: column {', '.join(missing)} is missing (found: {', '.join(header) or 'none'})"
                 )
             places = [header.index(name) for name in names]
-            picked: list[list[str]] = []
-            lines: list[int] = []
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{shown}, line {reader.line_num}: found {len(row)} fields, expected {len(header)} "
-                        "(is a list not in quotes?)"
-                    )
-                picked.append([row[place] for place in places])
-                lines.append(reader.line_num)
-                if len(lines) == rows:
-                    yield _chunk(picked, lines, len(names))
-                    picked, lines = [], []
-            yield _chunk(picked, lines, len(names))
+            numbered = _numbered(reader)
+            while chunk_rows := list(itertools.islice(numbered, rows)):
+                malformed = [
+                    (line, f"row {number}: found {len(row)} fields, expected {len(header)} (is a list not in quotes?)")
+                    for number, line, row in chunk_rows
+                    if len(row) != len(header)
+                ]
+                if malformed and strict:
+                    raise UserError(f"{shown}, line {malformed[0][0]}: {malformed[0][1]}")
+                good = [item for item in chunk_rows if len(item[2]) == len(header)]
+                yield Chunk(
+                    columns=tuple([row[place] for _, _, row in good] for place in places),
+                    lines=[line for _, line, _ in good],
+                    numbers=[number for number, _, _ in good],
+                    malformed=malformed,
+                )
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: not UTF-8 text (byte {error.start})") from None
     except csv.Error as error:
@@ -65,9 +75,13 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000) -> Iterato
         raise UserError(f"{shown}: cannot be read ({error.strerror})") from None
 
 
-def _chunk(picked: list[list[str]], lines: list[int], width: int) -> Chunk:
-    columns = tuple(list(column) for column in zip(*picked, strict=True)) or ([],) * width
-    return Chunk(columns, lines)
+def _numbered(reader) -> Iterator[tuple[int, int, list[str]]]:
+    """Rows that are not empty: number, line at which it ends, fields."""
+    number = 0
+    for row in reader:
+        if row:
+            number += 1
+            yield number, reader.line_num, row
 
 
 def parse_integers(texts: Sequence[str]) -> NDArray[np.int64] | None:

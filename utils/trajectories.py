@@ -64,22 +64,19 @@ def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error") -> 
     shown = display_path(path)
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     bad: list[tuple[int, str]] = []  # line, reason
-    row = 0
     with tqdm(desc=f"reading {path.name}", unit=" trips", disable=None, leave=False) as progress:
-        for chunk in read_chunks(path, ("rid_list", "time_list")):
-            numbers = np.arange(row + 1, row + 1 + len(chunk.lines))
-            row += len(chunk.lines)
-            part, chunk_bad = _read_chunk(chunk, numbers, network)
-            bad += chunk_bad
+        for chunk in read_chunks(path, ("rid_list", "time_list"), strict=False):
+            part, chunk_bad = _read_chunk(chunk, network)
+            bad += chunk.malformed + chunk_bad
             if bad and on_bad_trip == "error":
                 line, reason = min(bad)
                 raise UserError(f"{shown}, line {line}: {reason}; data.on_bad_trip=skip leaves such trips out")
             parts.append(part)
             progress.update(len(chunk.lines))
-    counts, road, time_s, next_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
     first_skipped = f"line {min(bad)[0]}: {min(bad)[1]}" if bad else ""
-    if not len(counts):
+    if not sum(len(counts) for counts, *_ in parts):
         raise UserError(f"{shown}: no trips" + (f" but malformed ones ({first_skipped})" if bad else ""))
+    counts, road, time_s, next_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Trips(
         offset=np.concatenate([[0], np.cumsum(counts)]),
         road_id=road.astype(np.int32),
@@ -90,13 +87,11 @@ def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error") -> 
     )
 
 
-def _read_chunk(
-    chunk: Chunk, numbers: Ints, network: RoadNetwork
-) -> tuple[tuple[Ints, Ints, Ints, Ints], list[tuple[int, str]]]:
+def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, Ints, Ints, Ints], list[tuple[int, str]]]:
     """Roads per trip, roads, times and ranks of the good trips; line and reason of the bad ones."""
     rid_texts = [_strip_brackets(text) for text in chunk.columns[0]]
     time_texts = [_strip_brackets(text) for text in chunk.columns[1]]
-    lines = np.array(chunk.lines, dtype=np.int64)
+    rows = list(zip(chunk.lines, chunk.numbers, strict=True))
     bad: list[tuple[int, str]] = []
     try:
         counts, road, time_s = _parse_texts(rid_texts, time_texts)
@@ -106,14 +101,13 @@ def _read_chunk(
             try:
                 good.append((i, *_parse_row(*texts)))
             except _BadTripError as error:
-                bad.append((int(lines[i]), f"trip {numbers[i]}: {error}"))
-        kept = np.array([i for i, _, _ in good], dtype=np.int64)
-        lines, numbers = lines[kept], numbers[kept]
+                bad.append((rows[i][0], f"trip {rows[i][1]}: {error}"))
+        rows = [rows[i] for i, _, _ in good]
         counts = np.array([len(roads) for _, roads, _ in good], dtype=np.int64)
         road = np.concatenate([np.empty(0, np.int64)] + [roads for _, roads, _ in good])
         time_s = np.concatenate([np.empty(0, np.int64)] + [times for _, _, times in good])
     reasons, next_rank = _check_trips(counts, road, time_s, network)
-    bad += [(int(lines[i]), f"trip {numbers[i]}: {reason}") for i, reason in reasons.items()]
+    bad += [(rows[i][0], f"trip {rows[i][1]}: {reason}") for i, reason in reasons.items()]
     if reasons:
         keep_trip = np.ones(len(counts), dtype=bool)
         keep_trip[list(reasons)] = False
