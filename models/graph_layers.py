@@ -51,8 +51,9 @@ class GATv2Conv(nn.Module):
         message = x_l.index_select(0, graph.source)
         hidden = message + x_r.index_select(0, graph.target) + self.lin_edge(graph.edge_attr.to(message.dtype))
         score = F.leaky_relu(hidden, NEGATIVE_SLOPE) @ self.att.view(-1)
-        alpha = segment_softmax(score, graph.target, len(x_r))
-        out = torch.zeros_like(x_r).index_add(0, graph.target, message * alpha.unsqueeze(1))
+        # Sums over many edges are kept in float32, whatever the precision of the products.
+        alpha = segment_softmax(score.float(), graph.target, len(x_r))
+        out = alpha.new_zeros(x_r.shape).index_add(0, graph.target, message.float() * alpha.unsqueeze(1))
         return out + self.bias
 
 
