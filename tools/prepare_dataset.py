@@ -1,0 +1,35 @@
+"""Check the files of a data set and compute what is computed once: zones, transitions, parsed trips.
+
+uv run python tools/prepare_dataset.py --dataset Beijing
+
+Training does the same at its start; this shows mistakes in the data before a GPU waits for them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.baselines import measure_baselines
+from utils.city import find_folder, load_city
+from utils.command_line import add_data_arguments, run_command_line
+from utils.config import load_config
+from utils.loader import make_loaders
+from utils.tracking import log_data
+
+
+def main() -> None:
+    """Read the command line, load everything, say what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    args = parser.parse_args()
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, args.overrides)
+    city = load_city(args.dataset, config, args.data_dir)
+    loaders = make_loaders(city, config, "cpu")
+    log_data(city, loaders, measure_baselines(loaders["val"]))
+
+
+if __name__ == "__main__":
+    run_command_line(main)
