@@ -24,6 +24,7 @@ from utils.command_line import (
 from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import Precision, choose_device, set_seed
 from utils.loader import make_loaders
+from utils.objective import Objective
 from utils.tracking import Run, log_data, log_summary, open_run
 from utils.training import Metrics, Schedule, evaluate, make_optimizer, train_epoch
 
@@ -56,6 +57,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     # model
     set_seed(args.seed)
     model = HOSER(config, city.features).to(device)
+    objective = Objective(loaders["train"].statistics)
     optimizer = make_optimizer(model, config.optimizer_config)
     schedule = Schedule.of(config.optimizer_config, loaders["train"].num_batches)
     precision = Precision(config.training.precision, device)
@@ -68,9 +70,18 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     seconds: list[float] = []
     for epoch_id in range(config.optimizer_config.max_epoch):
         began = time.monotonic()
-        for records in train_epoch(
-            model, loaders["train"], optimizer, schedule, precision, config.optimizer_config, args.seed, epoch_id
-        ):
+        epoch = train_epoch(
+            model,
+            loaders["train"],
+            objective,
+            optimizer,
+            schedule,
+            precision,
+            config.optimizer_config,
+            args.seed,
+            epoch_id,
+        )
+        for records in epoch:
             run.log_batches(records)
         validations.append(evaluate(model, loaders["val"], precision, f"validating, epoch {epoch_id + 1}"))
         checkpoints.save(model, validations[-1].next_step_acc)

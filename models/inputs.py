@@ -77,6 +77,7 @@ class Batch(TensorRecord):
     trip_index: Tensor  # [B] int64, position of each trip in its split
     trip_len: Tensor  # [B] int64, steps of each trip
     destination_road_id: Tensor  # [B] int64
+    position: Tensor  # [S] int64, place of each step among the positions of its split
     road_id: Tensor  # [S] int64
     trip_of_step: Tensor  # [S] int64, row in the batch
     temporal_info: Tensor  # [S] float32, time of day in days, negative on weekends

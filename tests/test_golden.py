@@ -15,7 +15,7 @@ from utils.city import City, load_city
 from utils.config import PROJECT, Config, load_config
 from utils.device import Precision
 from utils.loader import BatchLoader, RoadTables, TimeStatistics
-from utils.objective import losses
+from utils.objective import Objective
 from utils.training import Schedule, evaluate, make_optimizer
 
 SHARED = PROJECT.parent / "shared"
@@ -149,7 +149,7 @@ def test_logits_times_and_losses_are_the_published_ones(golden: Golden) -> None:
     np.testing.assert_allclose(
         prediction.time_pred.detach(), expected["time_pred"][golden.candidate], rtol=0, atol=2e-5
     )
-    terms = losses(prediction, golden.batch, golden.loader.statistics)
+    terms = Objective(golden.loader.statistics)(prediction, golden.batch)
     assert terms.next_step.item() == pytest.approx(expected["loss_next_step"], abs=1e-5)
     assert terms.time_pred.item() == pytest.approx(expected["loss_time_pred"], abs=1e-5)
 
@@ -164,7 +164,7 @@ def test_embeddings_are_the_published_ones(golden: Golden) -> None:
 
 def test_gradients_are_the_published_ones(golden: Golden) -> None:
     model, expected = golden.model(), golden.arrays("gradients")
-    losses(model(golden.batch), golden.batch, golden.loader.statistics).total.backward()
+    Objective(golden.loader.statistics)(model(golden.batch), golden.batch).total.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert {name.removeprefix("norm/") for name in expected if name.startswith("norm/")} == set(gradients)
     for name, value in expected.items():
@@ -184,7 +184,7 @@ def test_a_training_curve_and_an_evaluation_are_the_published_ones(golden: Golde
     schedule = Schedule(base=0.001, total_steps=steps, warmup_steps=0.1 * steps)
     for step in range(steps):
         batch = loader.batch((size * step + np.arange(size)) % wrap)
-        terms = losses(model(batch), batch, loader.statistics)
+        terms = Objective(loader.statistics)(model(batch), batch)
         optimizer.zero_grad()
         terms.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -17,7 +17,7 @@ from models.ragged import distinct, ragged_arange
 from models.road_network_encoder import RoadNetworkEncoder
 from models.trajectory_encoder import Block, CausalSelfAttention
 from utils.loader import BatchLoader, RoadTables, TimeStatistics
-from utils.objective import losses
+from utils.objective import Objective
 from utils.road_network import RoadNetwork, candidate_heading
 from utils.trajectories import Trips, candidate_rank
 
@@ -277,11 +277,11 @@ def test_the_navigator_equals_the_formula_with_concatenations() -> None:
 def test_a_batch_gives_the_same_loss_as_its_trips_one_by_one() -> None:
     loader = random_loader()[2]
     model = HOSER(CONFIG, random_features())
-    together = losses(model(loader.batch(np.arange(30))), loader.batch(np.arange(30)), loader.statistics)
+    together = Objective(loader.statistics)(model(loader.batch(np.arange(30))), loader.batch(np.arange(30)))
     sums, steps = torch.zeros(2), 0
     for trip in range(30):
         batch = loader.batch(np.array([trip]))
-        terms = losses(model(batch), batch, loader.statistics)
+        terms = Objective(loader.statistics)(model(batch), batch)
         sums += len(batch.road_id) * torch.stack([terms.next_step, terms.time_pred]).detach()
         steps += len(batch.road_id)
     torch.testing.assert_close(
@@ -303,9 +303,9 @@ def test_half_precision_gives_nearly_the_same_losses_and_finite_gradients(dtype:
     loader = random_loader()[2]
     batch = loader.batch(np.arange(30))
     model = HOSER(CONFIG, random_features())
-    exact = losses(model(batch), batch, loader.statistics).total
+    exact = Objective(loader.statistics)(model(batch), batch).total
     with torch.autocast("cpu", dtype):
-        rounded = losses(model(batch), batch, loader.statistics).total
+        rounded = Objective(loader.statistics)(model(batch), batch).total
     rounded.backward()
     torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())

@@ -1,5 +1,6 @@
 """Saving and loading tensors: atomic, verified, and without running code from a file."""
 
+import pickle
 import re
 import zipfile
 from collections import OrderedDict
@@ -40,6 +41,10 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UserError:
         raise
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{shown}: holds more than tensors and plain values; it is not loaded, since it could run any code"
+        ) from None
     except OSError as error:
         raise UserError(f"{shown}: cannot be read ({error.strerror or error})") from None
     except Exception as error:
@@ -62,16 +67,16 @@ def load_model(model: nn.Module, path: Path) -> None:
     """
     state = load_tensors(path)
     shown = display_path(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"{shown}: found {type(state).__name__}, expected a state dict (names and tensors)")
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         # The first line is a heading; each further line is one key that does not fit.
         problems = [line.strip() for line in str(error).splitlines()[1:]]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(
-            f"{shown}: does not fit this model and data: {problems[0] if problems else error}{more}; "
+            f"{shown}: does not fit this model and data: {str(problems[0] if problems else error)[:300]}{more}; "
             "was it trained with another configuration or data set?"
         ) from None
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,15 +109,23 @@ def find_folder(dataset: str, data_dir: str | Path | None = None) -> Path:
     """
     check_dataset_name(dataset)
     folder = Path(data_dir) if data_dir is not None else Path("data") / dataset
-    missing = [name for name in PUBLIC_FILES if not (folder / name).is_file()]
+    missing = [name for name in PUBLIC_FILES if not _asked((folder / name).is_file)]
     if missing and not _is_unbuilt_demo(dataset, data_dir):
         names = ", ".join(missing)
         raise UserError(
-            f"{display_path(folder)}: {'missing' if folder.is_dir() else 'no such folder; it needs'} {names}. "
+            f"{display_path(folder)}: {'missing' if _asked(folder.is_dir) else 'no such folder; it needs'} {names}. "
             "The public data sets are at Hugging Face, dataset caoji2001/HOSER-dataset: place their files there, "
             "or name another folder with --data_dir. --dataset Demo runs without a download"
         )
     return folder
+
+
+def _asked(question: Callable[[], bool]) -> bool:
+    """The answer of the file system; no where it cannot be asked (no permission, or a name too long)."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _is_unbuilt_demo(dataset: str, data_dir: str | Path | None) -> bool:
@@ -126,9 +135,10 @@ def _is_unbuilt_demo(dataset: str, data_dir: str | Path | None) -> bool:
 
 def check_dataset_name(dataset: str) -> None:
     """Refuse names that would lead out of data/, save/ or log/."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", dataset):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", dataset):
         raise UserError(
-            f"--dataset {dataset!r}: expected a folder name of letters, digits, '_', '-' and '.', such as Beijing"
+            f"--dataset {dataset!r}: expected a folder name of letters, digits, '_', '-' and '.', such as Beijing "
+            "(at most 100, no '-' or '.' in front)"
         )
 
 
@@ -198,11 +208,13 @@ def _read_cached(cache: Path) -> Trips | None:
         return None
     try:
         content = load_tensors(cache, mmap=True)
+        arrays = {name: content[name].numpy() for name in ("offset", "road_id", "time_s", "next_rank")}
+        return Trips(**arrays, skipped=content["skipped"], first_skipped=content["first_skipped"])
     except UserError as error:
         logger.warning(f"{error}; the cache is made anew")
-        return None
-    arrays = {name: content[name].numpy() for name in ("offset", "road_id", "time_s", "next_rank")}
-    return Trips(**arrays, skipped=content["skipped"], first_skipped=content["first_skipped"])
+    except (KeyError, IndexError, TypeError, AttributeError):
+        logger.warning(f"{display_path(cache)}: holds something else than trips; the cache is made anew")
+    return None
 
 
 def _write_cache(trips: Trips, cache: Path, split: str) -> None:

@@ -72,9 +72,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         action="append",
         default=[],
+        type=_override_text,
         metavar="KEY=VALUE",
         help="override a key of the configuration, such as optimizer_config.max_epoch=2; repeatable",
     )
+
+
+def _override_text(text: str) -> str:
+    if not text.partition("=")[0].strip() or "=" not in text:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected KEY=VALUE, such as optimizer_config.max_epoch=2")
+    return text
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 Nothing downstream asks whether a key exists: what is not in the file has the default written here.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -71,7 +72,7 @@ def load_config(
 ) -> Config:
     """Read `path`, or else `config/{dataset}.yaml` if there is one, or else take the published values.
 
-    `overrides` are `section.key=value` texts; the value is YAML.
+    `overrides` are `section.key=value` texts, applied in their order; the value is YAML.
 
     Raises:
         UserError: no such file, YAML that does not parse, an unknown key, a value of the wrong type or
@@ -88,17 +89,17 @@ def load_config(
     config = _build(Config, tree, source, "")
     for text in overrides:
         config = _override(config, text)
-    _check_sizes(config, source)
+    _check_sizes(config, " with ".join([source, *(f"--set {text}" for text in overrides)]))
     return config
 
 
 def display_path(path: str | Path) -> str:
-    """`path` as a user types it: relative to the working folder where it lies below it."""
-    path = Path(path)
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    """`path` as a user types it: relative to the working folder where it lies below it; always printable."""
+    text = str(path)
+    # OSError: too long, or the working folder is gone; RuntimeError: symbolic links in a circle.
+    with contextlib.suppress(ValueError, OSError, RuntimeError):
+        text = str(Path(path).resolve().relative_to(Path.cwd()))
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -106,9 +107,22 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML; but a key that stands twice is an error, where YAML's own loader takes the last one."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _Loader(path.read_text(encoding="utf-8-sig")).get_single_data()
     except FileNotFoundError:
         raise UserError(f"{display_path(path)}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -128,12 +142,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _check_placeholder(tree: dict[str, Any], source: str) -> None:
     """The published form may stand in the file, but only empty: its values come from the data."""
     pending = [(PLACEHOLDER_SECTION, tree.pop(PLACEHOLDER_SECTION, None))]
+    seen = set()  # YAML's aliases can repeat a section without end
     while pending:
         key, value = pending.pop()
-        if isinstance(value, dict):
+        if isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))
             pending += [(f"{key}.{name}", inner) for name, inner in value.items()]
-        elif value is not None:
-            raise UserError(f"{source}: {key}: found {value!r}, expected nothing (it is computed from the data)")
+        elif value is not None and not isinstance(value, dict):
+            raise UserError(f"{source}: {key}: found {_kind(value)}, expected nothing (it is computed from the data)")
 
 
 def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:
@@ -187,7 +203,10 @@ def _check_value(value: Any, hint: Any, limits: typing.Mapping[str, Any], where:
     if kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         value = float(value)
     if kind is float and type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if type(value) is not kind:
         raise UserError(f"{where}: found {_kind(value)}, expected {_KIND_NAMES[kind]}")
     if kind is float and not math.isfinite(value):
@@ -219,17 +238,19 @@ def _kind(value: Any) -> str:
 
 def _override(config: Config, text: str) -> Config:
     """`config` with one `section.key=value` of the command line applied."""
-    key, equals, raw = text.partition("=")
+    key, _, raw = text.partition("=")
     key = key.strip()
-    if not equals or not key:
-        raise UserError(f"--set {text}: expected KEY=VALUE, such as optimizer_config.max_epoch=2")
     try:
         value = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {text}: the value is not valid YAML") from None
     source = f"--set {text}"
     section, dot, name = key.partition(".")
-    if not dot or not hasattr(config, section):
+    sections = [f.name for f in dataclasses.fields(config)]
+    if key in sections:
+        example = dataclasses.fields(getattr(config, key))[0].name
+        raise UserError(f"{source}: {key} is a section, expected one of its keys, such as {key}.{example}=...")
+    if not dot or section not in sections:
         raise UserError(f"{source}: unknown key '{key}'{_suggestion(name or key, '')}")
     part = getattr(config, section)
     changed = _build(type(part), {name: value}, source, f"{section}.")

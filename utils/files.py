@@ -1,6 +1,7 @@
 """Writing files so that a reader, or a crash at any moment, never sees half of one."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import tempfile
@@ -62,9 +63,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it, or it cannot be written.
     """
+    make_folder(folder)
     path = folder / ".lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     except OSError as error:
         raise _write_error(path, error) from None
@@ -76,6 +77,21 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 f"{display_path(folder)}: another process is working in this folder; wait for it or end it"
             ) from None
         yield
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents where they are absent.
+
+    Raises:
+        UserError: it cannot be made, or files cannot be made in it.
+    """
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    try:
+        if existing.is_dir() and not is_writable(existing):
+            raise PermissionError(errno.EACCES, f"{display_path(existing)} is read-only")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _write_error(folder, error) from None
 
 
 def is_writable(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """Batches: trips as flat arrays on the device -> `Batch`, computed in one go for all steps of a batch."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -106,6 +107,7 @@ class BatchLoader:
         """Candidates of each trip's steps: their number, and the most of a step."""
         degree = np.diff(tables.reach_ptr.numpy()).astype(np.int32)[trips.road_id]
         degree[trips.offset[1:] - 1] = 0  # a destination is no step
+        self._degree = degree
         self._trip_candidates = np.add.reduceat(degree, self._first, dtype=np.int64)
         self._trip_max_candidates = np.maximum.reduceat(degree, self._first)
 
@@ -116,6 +118,21 @@ class BatchLoader:
     @property
     def num_batches(self) -> int:
         return -(-self.num_trips // self.batch_size)
+
+    @property
+    def num_candidates(self) -> int:
+        """Candidates of all steps of all trips."""
+        return int(self._trip_candidates.sum())
+
+    @functools.cached_property
+    def first_candidate(self) -> Tensor:
+        """Place of each position's first candidate among those of all trips in the order of the file, [P]."""
+        return torch.from_numpy(np.cumsum(self._degree, dtype=np.int64) - self._degree)
+
+    def candidate_range(self, first_trip: int, last_trip: int) -> tuple[int, int]:
+        """Places of the candidates of trips [first_trip, last_trip) among those of all trips."""
+        begin = int(self._trip_candidates[:first_trip].sum())
+        return begin, begin + int(self._trip_candidates[first_trip:last_trip].sum())
 
     def shuffled(self, seed: int, epoch: int) -> Iterator[Batch]:
         """Batches of a plain shuffle that depends on (seed, epoch) alone, so that nothing need be saved."""
@@ -157,6 +174,7 @@ class BatchLoader:
             trip_index=torch.from_numpy(trip_index).to(device, non_blocking=True),
             trip_len=trip_len,
             destination_road_id=destination,
+            position=position,
             road_id=road,
             trip_of_step=trip,
             temporal_info=time_of_day,

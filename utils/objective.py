@@ -1,5 +1,6 @@
 """Losses and scores of a prediction: one forward pass judged the same way in training and evaluation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +13,12 @@ from utils.loader import TimeStatistics
 
 @dataclass(frozen=True)
 class Losses:
-    """The terms of the loss of one batch, scalars with gradients."""
+    """The loss of one batch and its terms, scalars with gradients."""
 
-    next_step: Tensor
-    time_pred: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        return self.next_step + self.time_pred
+    next_step: Tensor  # cross-entropy over the candidates
+    time_pred: Tensor  # mean relative error of the log time
+    kl: Tensor | None  # distillation only
+    total: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,23 @@ def label_rank(values: Tensor, batch: Batch) -> Tensor:
     return ((padded > own) | ((padded == own) & earlier)).sum(1)
 
 
-def losses(prediction: Prediction, batch: Batch, statistics: TimeStatistics) -> Losses:
-    """Cross-entropy over the candidates of the next road, and mean relative error of the log time."""
-    predicted, true = _log_times(prediction, batch, statistics)
-    return Losses(
-        next_step=F.cross_entropy(pad_candidates(prediction.logits, batch), batch.road_label),
-        time_pred=_relative_error(predicted, true).mean(),
-    )
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises: loss_next_step + loss_time_pred [+ kl_weight * loss_kl]."""
+
+    statistics: TimeStatistics
+    kl: Callable[[Prediction, Batch], Tensor] | None = None
+    kl_weight: float = 0.0
+
+    def __call__(self, prediction: Prediction, batch: Batch) -> Losses:
+        predicted, true = _log_times(prediction, batch, self.statistics)
+        next_step = F.cross_entropy(pad_candidates(prediction.logits, batch), batch.road_label)
+        time_pred = _relative_error(predicted, true).mean()
+        total = next_step + time_pred
+        kl = self.kl(prediction, batch) if self.kl else None
+        if kl is not None:
+            total = total + self.kl_weight * kl
+        return Losses(next_step, time_pred, kl, total)
 
 
 def score(prediction: Prediction, batch: Batch, statistics: TimeStatistics) -> StepScores:

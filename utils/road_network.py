@@ -132,10 +132,16 @@ def _read_geo(path: Path) -> _Roads:
 def _parse_polyline(text: str, where: str) -> list[tuple[str, str]]:
     """`[[lon, lat], ...]` -> the numbers as they are written: equal text means the same point."""
     try:
-        pairs = [(lon, lat) for lon, lat in json.loads(text, parse_float=str, parse_int=str)]
+        points = json.loads(text, parse_float=str, parse_int=str)
+        # Numbers are texts here: quoted ones, and "12" where [1, 2] is meant, must not pass for them.
+        if '"' in text or not all(isinstance(part, list) for part in (points, *points)):
+            raise ValueError
+        pairs = [(lon, lat) for lon, lat in points]
         for lon, lat in pairs:
-            # NaN and Infinity are JSON to Python, and fail both comparisons.
-            if not (-180 <= float(lon) <= 180 and -90 <= float(lat) <= 90):
+            # NaN, Infinity and true are no texts.
+            if not (isinstance(lon, str) and -180 <= float(lon) <= 180):
+                raise ValueError
+            if not (isinstance(lat, str) and -90 <= float(lat) <= 90):
                 raise ValueError
     except (ValueError, TypeError, RecursionError):
         pairs = []
@@ -159,6 +165,7 @@ def _parse_length(text: str, where: str) -> float:
 
 def _parse_highway(text: str, where: str) -> str:
     """A class name, a code, or the first entry of a list in text form that is not `unclassified`."""
+    found = _shorten(text)
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
         try:
@@ -167,7 +174,7 @@ def _parse_highway(text: str, where: str) -> str:
             names = []
         text = next((name for name in names if name != "unclassified"), names[0] if names else "")
     if not text:
-        raise UserError(f"{where}: highway: found nothing, expected a class, a code or a list of classes")
+        raise UserError(f"{where}: highway: found {found}, expected a class, a code or a list of classes")
     return text
 
 
@@ -208,6 +215,8 @@ def _read_rel(path: Path, num_roads: int) -> tuple[Ints, Ints]:
                 f"expected ids from 0 to {num_roads - 1} (roadmap.geo has {num_roads} roads)"
             )
         pieces.append(pairs)
+    if not pieces:
+        raise UserError(f"{shown}: no relations, so that no trip is possible; expected a row for each pair of roads")
     origin, destination = np.concatenate(pieces, axis=1)
     order = np.argsort(origin, kind="stable")
     return origin[order], destination[order]

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from utils.errors import UserError
 
 # Polylines and long trips are single fields.
 csv.field_size_limit(2**31 - 1)
+
+_NO_NUMBER = re.compile(r",[\s+-]*,|[+-]\s", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,8 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bo
             header = [name.strip() for name in next(reader, [])]
             missing = [name for name in names if name not in header]
             if missing:
-                raise UserError(
-                    f"{shown}, line 1: column {', '.join(missing)} is missing (found: {', '.join(header) or 'none'})"
-                )
+                found = ", ".join(header)[:200] or "none"
+                raise UserError(f"{shown}, line 1: column {', '.join(missing)} is missing (found: {found})")
             places = [header.index(name) for name in names]
             numbered = _numbered(reader)
             while chunk_rows := list(itertools.islice(numbered, rows)):
@@ -89,10 +91,17 @@ def parse_integers(texts: Sequence[str]) -> NDArray[np.int64] | None:
     if not texts:
         return np.empty(0, np.int64)
     joined = ",".join(texts)
+    # NumPy stops reading at a NUL, and takes an item of blanks, or a sign alone, for a zero.
+    if "\0" in joined or _NO_NUMBER.search(f",{joined},"):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             values = np.fromstring(joined, dtype=np.int64, sep=",")
         except (ValueError, DeprecationWarning):
             return None
-    return values if len(values) == joined.count(",") + 1 else None
+    # NumPy reads numbers past the limits of 64 bits as the limits.
+    limits = np.iinfo(np.int64)
+    if len(values) != joined.count(",") + 1 or values.min() == limits.min or values.max() == limits.max:
+        return None
+    return values

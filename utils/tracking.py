@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,7 @@ from utils.baselines import Baselines
 from utils.city import City
 from utils.config import display_path
 from utils.errors import UserError
-from utils.files import folder_lock, remove_temporary_files
+from utils.files import folder_lock, make_folder, remove_temporary_files
 from utils.loader import BatchLoader
 from utils.training import BatchRecord, Metrics
 
@@ -39,7 +38,8 @@ class Run:
             values = dataclasses.asdict(record)
             batch = values.pop("batch")
             for name, value in values.items():
-                self.writer.add_scalar(name, value, batch)
+                if value is not None:
+                    self.writer.add_scalar(name, value, batch)
 
     def log_epoch(self, epoch: int, max_epoch: int, metrics: Metrics, seconds: float) -> None:
         """Validation metrics of an epoch (from 1), by the epoch number."""
@@ -95,7 +95,7 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
     with folder_lock(save):
         remove_temporary_files(save)
         for folder in (log, tensorboard):
-            _make_folder(folder)
+            make_folder(folder)
         sink = logger.add(_new_log_file(log), format=LOG_FORMAT, level="INFO", diagnose=False)
         _retire_events(tensorboard)
         writer = SummaryWriter(str(tensorboard))
@@ -111,15 +111,6 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
         finally:
             writer.close()
             logger.remove(sink)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise UserError(f"{display_path(folder)}: cannot be written ({error.strerror})") from None
 
 
 def _new_log_file(folder: Path) -> Path:

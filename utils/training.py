@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.hoser import HOSER
@@ -13,7 +13,7 @@ from utils.config import OptimizerConfig
 from utils.device import Precision
 from utils.errors import UserError
 from utils.loader import BatchLoader
-from utils.objective import Losses, losses, score
+from utils.objective import Objective, score
 
 # Losses are read back from the device this many batches at a time, so that it never waits for us.
 READ_BACK = 32
@@ -24,10 +24,11 @@ class BatchRecord:
     """The numbers of one batch that are logged."""
 
     batch: int  # from 0, through all epochs
+    learning_rate: float
     loss_next_step: float
     loss_time_pred: float
     loss: float
-    learning_rate: float
+    loss_kl: float | None = None  # distillation only
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 def train_epoch(
     model: HOSER,
     loader: BatchLoader,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     precision: Precision,
@@ -89,7 +91,7 @@ def train_epoch(
     torch.manual_seed((seed + 1) * 1_000_003 + epoch)
     first_batch = epoch * loader.num_batches
     first_step = epoch * steps_per_epoch(config, loader.num_batches) + 1
-    pending: list[tuple[Losses, float]] = []
+    pending: list[tuple[Tensor, float]] = []
     batches = loader.shuffled(seed, epoch)
     bar = tqdm(batches, f"training, epoch {epoch + 1}", loader.num_batches, unit=" batches", disable=None, leave=False)
     for index, batch in enumerate(bar):
@@ -97,11 +99,12 @@ def train_epoch(
         window_size = min(config.accum_steps, loader.num_batches - window_start)
         rate = schedule.rate(first_step + index // config.accum_steps)
         with precision.autocast():
-            batch_losses = losses(model(batch), batch, loader.statistics)
-        precision.scaler.scale(batch_losses.total / window_size).backward()
+            losses = objective(model(batch), batch)
+        precision.scaler.scale(losses.total / window_size).backward()
         if index + 1 == window_start + window_size:
             _optimizer_step(model, optimizer, precision, rate, config.max_norm)
-        pending.append((Losses(batch_losses.next_step.detach(), batch_losses.time_pred.detach()), rate))
+        terms = [losses.next_step, losses.time_pred, losses.total, *([] if losses.kl is None else [losses.kl])]
+        pending.append((torch.stack(terms).detach(), rate))
         if len(pending) == READ_BACK or index + 1 == loader.num_batches:
             records = _read_back(pending, first_batch + index + 1 - len(pending))
             _check_finite(records, first_batch, epoch)
@@ -122,12 +125,10 @@ def _optimizer_step(
     optimizer.zero_grad()
 
 
-def _read_back(pending: list[tuple[Losses, float]], first_batch: int) -> list[BatchRecord]:
-    values = torch.stack([torch.stack([item.next_step, item.time_pred, item.total]) for item, _ in pending])
-    return [
-        BatchRecord(first_batch + i, *row, learning_rate=rate)
-        for i, (row, (_, rate)) in enumerate(zip(values.tolist(), pending, strict=True))
-    ]
+def _read_back(pending: list[tuple[Tensor, float]], first_batch: int) -> list[BatchRecord]:
+    rows = torch.stack([terms for terms, _ in pending]).tolist()
+    rates = [rate for _, rate in pending]
+    return [BatchRecord(first_batch + i, rate, *row) for i, (rate, row) in enumerate(zip(rates, rows, strict=True))]
 
 
 def _check_finite(records: list[BatchRecord], first_batch: int, epoch: int) -> None:

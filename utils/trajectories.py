@@ -1,6 +1,5 @@
 """train.csv, val.csv, test.csv -> trips as flat ragged arrays, checked against the road network."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,7 +69,7 @@ def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error") -> 
             bad += chunk.malformed + chunk_bad
             if bad and on_bad_trip == "error":
                 line, reason = min(bad)
-                raise UserError(f"{shown}, line {line}: {reason}; data.on_bad_trip=skip leaves such trips out")
+                raise UserError(f"{shown}, line {line}: {reason}; --set data.on_bad_trip=skip leaves such trips out")
             parts.append(part)
             progress.update(len(chunk.lines))
     first_skipped = f"line {min(bad)[0]}: {min(bad)[1]}" if bad else ""
@@ -148,7 +147,7 @@ def parse_times(text: str) -> Ints | None:
     d = digits.astype(np.int64)
     year = d[:, 0] * 1000 + d[:, 1] * 100 + d[:, 2] * 10 + d[:, 3]
     month, day, hour, minute, second = (d[:, i] * 10 + d[:, i + 1] for i in range(4, 14, 2))
-    if ((month < 1) | (month > 12) | (hour > 23) | (minute > 59) | (second > 59)).any():
+    if ((year < 1) | (month < 1) | (month > 12) | (hour > 23) | (minute > 59) | (second > 59)).any():
         return None
     months = (year - 1970) * 12 + month - 1
     first_day, next_first = (m.astype("M8[M]").astype("M8[D]").astype(np.int64) for m in (months, months + 1))
@@ -161,7 +160,7 @@ def _parse_row(rid_text: str, time_text: str) -> tuple[Ints, Ints]:
     """Roads and times of one row; `_BadTripError` says what is wrong with it."""
     road = parse_integers([rid_text]) if rid_text else np.empty(0, np.int64)
     if road is None:
-        item = next(item for item in rid_text.split(",") if not re.fullmatch(r"\s*[+-]?\d+\s*", item))
+        item = next(item for item in rid_text.split(",") if parse_integers([item]) is None)
         raise _BadTripError(f"rid_list: found {item.strip()!r}, expected road ids such as 1,2,3")
     items = [item.strip() for item in time_text.split(",")] if time_text else []
     if len(items) != len(road):

@@ -1,5 +1,6 @@
 """Zones: a balanced partition of the roads, and how often trips pass from one zone to another."""
 
+import tokenize
 from pathlib import Path
 
 import kahip
@@ -50,7 +51,7 @@ def read_partition(path: Path, num_roads: int, num_zones: int) -> Ints:
     """
     shown = display_path(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown}: cannot be read ({error})") from None
     if lines and not lines[-1].strip():
@@ -62,7 +63,7 @@ def read_partition(path: Path, num_roads: int, num_zones: int) -> Ints:
         )
     zone = parse_integers(lines)
     if zone is None or len(zone) != num_roads:
-        line = next(i for i, text in enumerate(lines) if not text.strip().isdecimal())
+        line = next(i for i, text in enumerate(lines) if _zone_id(text) is None)
         raise UserError(f"{shown}, line {line + 1}: found {lines[line]!r}, expected a zone id")
     outside = (zone < 0) | (zone >= num_zones)
     if outside.any():
@@ -72,6 +73,11 @@ def read_partition(path: Path, num_roads: int, num_zones: int) -> Ints:
             f"({ZONE_KEY} is {num_zones}); raise it, or delete the file to have it computed anew"
         )
     return zone
+
+
+def _zone_id(text: str) -> int | None:
+    values = parse_integers([text])
+    return int(values[0]) if values is not None and len(values) == 1 else None
 
 
 def count_transitions(road2zone: Ints, trips: Trips) -> Ints:
@@ -96,7 +102,7 @@ def read_transitions(path: Path, road2zone: Ints, num_zones: int) -> Ints:
     remedy = "delete the file to have it computed anew"
     try:
         matrix = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(f"{shown}: not a NumPy array file ({error}); {remedy}") from None
     largest_zone = int(road2zone.max())
     square = getattr(matrix, "ndim", 0) == 2 and matrix.shape[0] == matrix.shape[1]
