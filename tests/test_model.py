@@ -224,6 +224,7 @@ def random_city(seed: int = 0) -> tuple[RoadNetwork, Trips]:
     network = RoadNetwork(
         center=center,
         end=end,
+        bounds=np.stack([center.min(axis=0), center.max(axis=0)]),
         road_attr_len=np.zeros(NUM_ROADS, np.float32),
         road_attr_type=np.zeros(NUM_ROADS, np.int64),
         road_attr_lon=np.zeros(NUM_ROADS, np.float32),

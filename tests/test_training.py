@@ -9,6 +9,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections import OrderedDict
@@ -17,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scripts import PROJECT, make_mini_project, mini_command, run, script_environment
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from scripts import PROJECT, Script, make_mini_project, mini, run, run_fresh, scalars, script_environment
 
 EPOCHS = 3
 BATCHES = 5  # of 25, for 120 trips
@@ -29,7 +29,7 @@ class FinishedRun:
 
     def __init__(self, folder: Path):
         self.folder = make_mini_project(folder)
-        self.process = run(mini_command("train.py", "--seed", "42", "--cuda", "0"), self.folder)
+        self.process = run_fresh(mini("train.py", "--seed", "42", "--cuda", "0"), self.folder)
         self.save = folder / "save" / "Mini" / "seed42"
         self.log_folder = folder / "log" / "Mini" / "seed42"
         self.events = folder / "tensorboard_log" / "Mini" / "seed42"
@@ -39,12 +39,6 @@ class FinishedRun:
     def log(self) -> str:
         (path,) = self.log_folder.glob("*.log")
         return path.read_text()
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +91,7 @@ def test_the_loading_example_of_the_documentation_works(finished: FinishedRun) -
     assert len(body.strip().splitlines()) <= 5
     example = example.replace('load_config("Beijing")', 'load_config("Mini", "Mini.yaml")').replace("Beijing", "Mini")
     program = example + "\nprint(type(model).__name__, model.training, sum(p.numel() for p in model.parameters()))"
-    command = [*mini_command("train.py")[:1], "-c", program]
+    command = [sys.executable, "-c", program]
     environment = {**script_environment(), "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, cwd=finished.folder, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -106,7 +100,7 @@ def test_the_loading_example_of_the_documentation_works(finished: FinishedRun) -
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(finished: FinishedRun, project: Path) -> None:
     for seed in ("42", "43"):
-        assert run(mini_command("train.py", "--seed", seed), project).returncode == 0
+        assert run(mini("train.py", "--seed", seed), project).returncode == 0
     same, other = ((project / "save" / "Mini" / f"seed{seed}" / "best.pth").read_bytes() for seed in (42, 43))
     assert same == (finished.save / "best.pth").read_bytes()
     assert other != same
@@ -155,10 +149,10 @@ def test_that_command_prefers_the_first_of_equal_epochs(tmp_path: Path, values: 
 
 def test_tail_and_grep_follow_a_run_as_it_goes(project: Path) -> None:
     folder = project / "log" / "Mini" / "seed1"
-    arguments = mini_command("train.py", "--seed", "1", "--set", "optimizer_config.max_epoch=4")
-    with subprocess.Popen(arguments, cwd=project, env=script_environment(), stderr=subprocess.DEVNULL) as training:
+    arguments = mini("train.py", "--seed", "1", "--set", "optimizer_config.max_epoch=4")
+    with Script(arguments, project) as training:
         while not list(folder.glob("*.log")):
-            assert training.poll() is None
+            assert training.returncode is None
             time.sleep(0.05)
         command = 'tail -n +1 -f ./log/Mini/seed1/*.log | grep --line-buffered "val_next_step_acc"'
         with subprocess.Popen(
@@ -215,8 +209,8 @@ def test_without_a_terminal_no_progress_bars_are_printed(finished: FinishedRun) 
 def test_on_a_terminal_progress_bars_are_shown(project: Path) -> None:
     reader, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # rows and columns
-    arguments = mini_command("train.py", "--set", "optimizer_config.max_epoch=1")
-    with subprocess.Popen(arguments, cwd=project, env=script_environment(), stderr=terminal) as training:
+    arguments = mini("train.py", "--set", "optimizer_config.max_epoch=1")
+    with Script(arguments, project, terminal) as training:
         os.close(terminal)
         shown = b""
         while chunk := _read_terminal(reader):
@@ -234,7 +228,7 @@ def _read_terminal(reader: int) -> bytes:
 
 
 def test_the_log_of_a_run_that_fails_ends_with_the_error(project: Path) -> None:
-    done = run(mini_command("train.py", "--set", "optimizer_config.learning_rate=1e30"), project)
+    done = run(mini("train.py", "--set", "optimizer_config.learning_rate=1e30"), project)
     assert done.returncode == 1
     (log,) = (project / "log" / "Mini" / "seed0").glob("*.log")
     error = log.read_text().splitlines()[-1]
@@ -274,7 +268,7 @@ def test_a_second_run_starts_from_scratch_and_does_not_mix_its_curves_with_the_f
 ) -> None:
     folder = tmp_path / "again"
     shutil.copytree(finished.folder, folder)
-    done = run(mini_command("train.py", "--seed", "42", "--set", "optimizer_config.max_epoch=2"), folder)
+    done = run(mini("train.py", "--seed", "42", "--set", "optimizer_config.max_epoch=2"), folder)
     assert done.returncode == 0
     assert "vanilla training does not resume: starting from scratch" in done.stderr
     assert "left over from a longer run, and not replaced by this one: epoch_3.pth" in done.stderr
@@ -297,17 +291,15 @@ def test_a_second_run_starts_from_scratch_and_does_not_mix_its_curves_with_the_f
 def test_a_signal_ends_the_run_with_one_line_and_keeps_the_epochs(
     project: Path, number: signal.Signals, code: int, word: str
 ) -> None:
-    arguments = mini_command("train.py", "--set", "optimizer_config.max_epoch=100000")
+    arguments = mini("train.py", "--set", "optimizer_config.max_epoch=100000")
     best = project / "save" / "Mini" / "seed0" / "best.pth"
-    with subprocess.Popen(
-        arguments, cwd=project, env=script_environment(), stderr=subprocess.PIPE, text=True
-    ) as training:
+    with Script(arguments, project) as training:
         while not best.exists():
-            assert training.poll() is None
+            assert training.returncode is None
             time.sleep(0.02)
         training.send_signal(number)
-        _, stderr = training.communicate(timeout=60)
-    assert training.returncode == code
+        assert training.wait(60) == code
+        stderr = training.stderr
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith(f"{word}: the epochs saved so far stay")
     for path in best.parent.glob("*.pth"):
@@ -317,32 +309,31 @@ def test_a_signal_ends_the_run_with_one_line_and_keeps_the_epochs(
 
 def test_a_killed_run_leaves_only_whole_files_and_the_next_one_cleans_up(project: Path) -> None:
     save = project / "save" / "Mini" / "seed0"
-    arguments = mini_command("train.py", "--set", "optimizer_config.max_epoch=100000")
+    arguments = mini("train.py", "--set", "optimizer_config.max_epoch=100000")
     for delay in (0.0, 0.05, 0.11):
-        with subprocess.Popen(arguments, cwd=project, env=script_environment(), stderr=subprocess.DEVNULL) as training:
+        with Script(arguments, project) as training:
             while len(list(save.glob("epoch_*.pth"))) < 3:
-                assert training.poll() is None
+                assert training.returncode is None
                 time.sleep(0.01)
             time.sleep(delay)
             training.kill()
-            training.wait()
         for path in save.glob("*.pth"):
             torch.load(path)
         for path in save.glob("epoch_*.pth"):
             path.unlink()
     (save / ".tmp-abc-epoch_9.pth").write_bytes(b"half a file")
-    assert run(mini_command("train.py"), project).returncode == 0
+    assert run(mini("train.py"), project).returncode == 0
     assert not list(save.glob(".tmp-*"))
 
 
 def test_a_second_process_on_the_same_run_is_refused(project: Path) -> None:
-    arguments = mini_command("train.py", "--set", "optimizer_config.max_epoch=100000")
-    with subprocess.Popen(arguments, cwd=project, env=script_environment(), stderr=subprocess.DEVNULL) as training:
+    arguments = mini("train.py", "--set", "optimizer_config.max_epoch=100000")
+    with Script(arguments, project) as training:
         while not (project / "save" / "Mini" / "seed0" / "epoch_1.pth").exists():
-            assert training.poll() is None
+            assert training.returncode is None
             time.sleep(0.02)
         second = run(arguments, project)
-        assert training.poll() is None
+        assert training.returncode is None
         training.kill()
     assert second.returncode == 1
     assert "save/Mini/seed0: another process is working in this folder" in second.stderr
@@ -403,7 +394,7 @@ def _trips_of_equal_length(trips, number: int, roads: int):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_trains(project: Path, precision: str) -> None:
-    done = run(mini_command("train.py", "--set", f"training.precision={precision}"), project)
+    done = run(mini("train.py", "--set", f"training.precision={precision}"), project)
     assert done.returncode == 0, done.stderr
     assert precision in done.stderr
     values = [value for _, value in scalars(project / "tensorboard_log" / "Mini" / "seed0")["loss"]]
@@ -434,7 +425,7 @@ def test_the_evaluation_tool_gives_the_figures_that_training_logged(finished: Fi
         ("test", r"test: accuracy (\S+), time MAPE (\S+)"),
     ):
         arguments = ["--checkpoint", "save/Mini/seed42/best.pth", "--split", split, "--json", f"{split}.json"]
-        done = run(mini_command("tools/evaluate.py", *arguments), finished.folder)
+        done = run(mini("tools/evaluate.py", *arguments), finished.folder)
         assert done.returncode == 0, done.stderr
         report = json.loads((finished.folder / f"{split}.json").read_text())
         accuracy, mape = re.search(pattern, finished.log).groups()
@@ -454,7 +445,7 @@ def test_a_file_of_trips_is_evaluated_with_the_time_statistics_of_training(finis
     shutil.copy(finished.folder / "data" / "Mini" / "test.csv", finished.folder / "elsewhere.csv")
     for name, source in (("split", ["--split", "test"]), ("file", ["--trips", "elsewhere.csv"])):
         arguments = ["--checkpoint", "save/Mini/seed42/best.pth", *source, "--json", f"{name}.json"]
-        assert run(mini_command("tools/evaluate.py", *arguments), finished.folder).returncode == 0
+        assert run(mini("tools/evaluate.py", *arguments), finished.folder).returncode == 0
     split, file = (json.loads((finished.folder / f"{name}.json").read_text()) for name in ("split", "file"))
     assert split == file
 

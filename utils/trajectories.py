@@ -189,7 +189,7 @@ def _check_trips(counts: Ints, road: Ints, time_s: Ints, network: RoadNetwork) -
                 reasons[int(trip[p])] = describe(p, p - offset[trip[p]] + 1)
 
     for i in np.nonzero(counts < 2)[0]:
-        reasons[int(i)] = f"rid_list has {counts[i]} road{'s' * (counts[i] != 1)}, expected 2 or more"
+        reasons[int(i)] = f"rid_list has {counts[i]} road{'' if counts[i] == 1 else 's'}, expected 2 or more"
     outside = (road < 0) | (road >= network.num_roads)
     blame(
         np.nonzero(outside)[0],

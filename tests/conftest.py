@@ -1,0 +1,56 @@
+"""Fixtures that several files of tests share. Each test writes below its own `tmp_path` only."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import chain, write_roads
+from hypothesis import settings
+from loguru import logger
+from scripts import MINI_CITY, make_mini_project
+
+from utils.road_network import RoadNetwork, read_road_network
+
+# Tests run side by side: threads of several processes on few cores wait for each other.
+torch.set_num_threads(1)
+
+# The same examples in every run, on slow machines too, and nothing written into the repository.
+settings.register_profile("project", deadline=None, derandomize=True, database=None)
+settings.load_profile("project")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder: paths in messages are relative to it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def mini_city(workplace: Path) -> Path:
+    """A copy of the mini city (121 roads, 8 zones) that a test may break, at `data/Mini`."""
+    return Path(shutil.copytree(MINI_CITY, workplace / "data" / "Mini"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A working folder with the mini city and its configuration, for running the scripts in."""
+    return make_mini_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> RoadNetwork:
+    """Four roads in a row: 0 -> 1, 1 -> 2, 1 -> 0, 2 -> 3; nothing follows road 3."""
+    folder = write_roads(tmp_path_factory.mktemp("network"), chain(4), [(1, 2), (0, 1), (1, 0), (2, 3)])
+    return read_road_network(folder)
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What is logged during the test, message by message."""
+    logged: list[str] = []
+    sink = logger.add(lambda message: logged.append(message.record["message"]), level="INFO")
+    yield logged
+    logger.remove(sink)

@@ -1,0 +1,93 @@
+"""Starts scripts as real processes, without the seconds that importing torch takes for each.
+
+A process that has imported the libraries (none of the project's modules) waits on a socket; for each request
+it forks a child that becomes `python SCRIPT ARGUMENTS...` in the folder, with the environment and the output
+files that the request names. The children are ordinary processes: they can be signalled and killed.
+"""
+
+import json
+import os
+import runpy
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+LIBRARIES = (
+    "kahip",
+    "loguru",
+    "optuna",
+    "scipy.sparse.csgraph",
+    "torch",
+    "torch._dynamo",  # what torch.optim imports when it is first used
+    "torch.utils.tensorboard",
+    "yaml",
+)
+
+
+def serve(address: str) -> None:
+    """Answer requests until the session that started us is gone."""
+    for library in LIBRARIES:
+        __import__(library)
+    session = os.getppid()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        server.settimeout(1.0)
+        while os.getppid() == session:
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                continue
+            if os.fork() == 0:
+                server.close()
+                os.setsid()
+                # A grandchild is waited for by init.
+                if os.fork() == 0:
+                    _handle(connection)
+                os._exit(0)
+            connection.close()
+            os.wait()
+
+
+def _handle(connection: socket.socket) -> None:
+    """Start one script, tell its process id, then its exit status. Does not return."""
+    message, files, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    request = json.loads(message)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _become(request, files)
+    connection.sendall(f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _become(request: dict, files: list[int]) -> None:
+    """Run the script as its own main program. Does not return."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, file in enumerate(files, start=1):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    script, *arguments = request["arguments"]
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).parent)
+    code = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
