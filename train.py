@@ -44,6 +44,7 @@ def main() -> None:
     device = choose_device(args.cuda)
     with open_run(args.dataset, f"seed{args.seed}") as run:
         logger.info(f"configuration: {config_to_dict(config)}")
+        run.begin_curves()
         train(args, config, device, run)
 
 

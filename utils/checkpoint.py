@@ -65,20 +65,26 @@ def load_model(model: nn.Module, path: Path) -> None:
     Raises:
         UserError: the file cannot be read, or is of another model.
     """
-    state = load_tensors(path)
+    fit_state_dict(model, load_tensors(path), path, "was it trained with another configuration or data set?")
+
+
+def fit_state_dict(model: nn.Module, state: Any, path: Path, advice: str) -> None:
+    """Put `state`, read from `path`, into `model`; `advice` ends the message if it does not fit.
+
+    Raises:
+        UserError: it is no state dict, or of another model.
+    """
     shown = display_path(path)
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"{shown}: found {type(state).__name__}, expected a state dict (names and tensors)")
+        raise UserError(f"{shown}: found {type(state).__name__}, expected a state dict (names and tensors); {advice}")
     try:
         model.load_state_dict(state)
     except (RuntimeError, IndexError) as error:
         # The first line is a heading; each further line is one key that does not fit.
         problems = [line.strip() for line in str(error).splitlines()[1:]]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(
-            f"{shown}: does not fit this model and data: {str(problems[0] if problems else error)[:300]}{more}; "
-            "was it trained with another configuration or data set?"
-        ) from None
+        problem = str(problems[0] if problems else error)[:300].rstrip(".")
+        raise UserError(f"{shown}: does not fit this model and data: {problem}{more}; {advice}") from None
 
 
 class EpochCheckpoints:

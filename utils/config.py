@@ -59,20 +59,57 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Distillation from an LM-TAD teacher (train_with_distill.py only)."""
+
+    enable: bool = setting(True, "learn from the teacher; --no-distill turns it off")
+    teacher: str = setting("", "teacher file; empty: save/{dataset}/teacher/weights.pt")
+    grid_size: float = setting(0.001, "degrees of latitude and longitude of a grid cell", above=0.0)
+    downsample: int = setting(1, "so many cells in each direction are one", min=1)
+    window: int = setting(4, "tokens of the trip so far that the teacher reads", min=1)
+    lambda_: float = setting(0.01, "weight of the KL term in the loss", min=0.0)
+    temperature: float = setting(2.0, "softens both distributions", above=0.0)
+    steps: str = setting("all", "steps of a trip that count: all, or the last only", choices=("all", "last"))
+    cache: bool = setting(True, "ask the teacher once and keep its answers on disk")
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Size and training of a teacher of one's own (tools/train_teacher.py only)."""
+
+    n_layer: int = setting(8, "transformer blocks", min=1)
+    n_head: int = setting(12, "attention heads; must divide n_embd", min=1)
+    n_embd: int = setting(768, "width", min=1)
+    block_size: int = setting(256, "longest sequence; longer trips are cut", min=2)
+    dropout: float = setting(0.1, "dropout", min=0.0, below=1.0)
+    max_epoch: int = setting(20, "epochs to train", min=1)
+    batch_size: int = setting(128, "trips in a batch", min=1)
+    learning_rate: float = setting(0.0003, "highest learning rate", above=0.0)
+    weight_decay: float = setting(0.1, "AdamW weight decay", min=0.0)
+    warmup_ratio: float = setting(0.05, "share of the steps with a linearly rising rate", min=0.0, below=1.0)
+    max_norm: float = setting(1.0, "gradient norm above which gradients are scaled down", above=0.0)
+
+
+@dataclass(frozen=True)
 class Config(ModelConfig):
     """A whole configuration file: the model's sections, as published, and those of the scripts."""
 
     optimizer_config: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
 
 def load_config(
-    dataset: str = "Beijing", path: str | Path | None = None, overrides: typing.Sequence[str] = ()
+    dataset: str = "Beijing",
+    path: str | Path | None = None,
+    overrides: typing.Sequence[str] | typing.Mapping[str, Any] = (),
 ) -> Config:
     """Read `path`, or else `config/{dataset}.yaml` if there is one, or else take the published values.
 
-    `overrides` are `section.key=value` texts, applied in their order; the value is YAML.
+    `overrides`, applied in their order, are `section.key=value` texts with YAML values, or a mapping from
+    keys to values.
 
     Raises:
         UserError: no such file, YAML that does not parse, an unknown key, a value of the wrong type or
@@ -87,9 +124,14 @@ def load_config(
         tree, source = _read_yaml(Path(path)), display_path(path)
     _check_placeholder(tree, source)
     config = _build(Config, tree, source, "")
-    for text in overrides:
-        config = _override(config, text)
-    _check_sizes(config, " with ".join([source, *(f"--set {text}" for text in overrides)]))
+    if isinstance(overrides, typing.Mapping):
+        parsed = [(key, value, f"--set {key}={value}") for key, value in overrides.items()]
+    else:
+        parsed = [(*_parse_override(text), f"--set {text}") for text in overrides]
+    for key, value, override_source in parsed:
+        config = _override(config, key, value, override_source)
+        source += f" with {override_source}"
+    _check_sizes(config, source)
     return config
 
 
@@ -104,7 +146,7 @@ def display_path(path: str | Path) -> str:
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain nested dicts, as in the YAML file."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(config, dict_factory=lambda items: {_key(name): value for name, value in items})
 
 
 class _Loader(yaml.SafeLoader):
@@ -159,22 +201,28 @@ def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:
     if not isinstance(tree, dict):
         raise UserError(f"{source}: {prefix.rstrip('.')}: found {_kind(tree)}, expected a section of keys")
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {_key(f.name): f for f in dataclasses.fields(cls)}
     values = {}
     for key, value in tree.items():
         if key not in fields:
             raise UserError(f"{source}: unknown key '{prefix}{key}'{_suggestion(str(key), prefix)}")
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = _build(hints[key], value, source, f"{prefix}{key}.")
+        name, metadata = fields[key].name, fields[key].metadata
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = _build(hints[name], value, source, f"{prefix}{key}.")
         else:
-            values[key] = _check_value(value, hints[key], fields[key].metadata, f"{source}: {prefix}{key}")
+            values[name] = _check_value(value, hints[name], metadata, f"{source}: {prefix}{key}")
     return cls(**values)
+
+
+def _key(field_name: str) -> str:
+    """The key of a field in the file: `lambda` is a word of Python, so its field is `lambda_`."""
+    return field_name.rstrip("_")
 
 
 def _all_keys(cls: type = Config, prefix: str = "") -> list[str]:
     keys = []
     for name, hint in typing.get_type_hints(cls).items():
-        keys.append(prefix + name)
+        keys.append(prefix + _key(name))
         if dataclasses.is_dataclass(hint):
             keys += _all_keys(hint, f"{prefix}{name}.")
     return keys
@@ -185,7 +233,7 @@ def _suggestion(key: str, prefix: str) -> str:
     known = _all_keys()
     here = [k for k in known if k.startswith(prefix) and "." not in k[len(prefix) :]]
     for pool in (here, known):
-        by_name = {k.rsplit(".", 1)[-1]: k for k in pool}
+        by_name = {k.rsplit(".", 1)[-1]: k for k in reversed(pool)}  # of equal names the first section's
         close = difflib.get_close_matches(key, by_name, n=1, cutoff=0.6)
         if close:
             return f"; did you mean '{by_name[close[0]]}'?"
@@ -236,26 +284,28 @@ def _kind(value: Any) -> str:
     return f"{value!r} ({_KIND_NAMES.get(type(value), type(value).__name__)})"
 
 
-def _override(config: Config, text: str) -> Config:
-    """`config` with one `section.key=value` of the command line applied."""
+def _parse_override(text: str) -> tuple[str, Any]:
+    """`section.key=value` of the command line -> key and value."""
     key, _, raw = text.partition("=")
-    key = key.strip()
     try:
-        value = yaml.safe_load(raw)
+        return key.strip(), yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {text}: the value is not valid YAML") from None
-    source = f"--set {text}"
+
+
+def _override(config: Config, key: str, value: Any, source: str) -> Config:
+    """`config` with one key changed."""
     section, dot, name = key.partition(".")
     sections = [f.name for f in dataclasses.fields(config)]
     if key in sections:
-        example = dataclasses.fields(getattr(config, key))[0].name
+        example = _key(dataclasses.fields(getattr(config, key))[0].name)
         raise UserError(f"{source}: {key} is a section, expected one of its keys, such as {key}.{example}=...")
     if not dot or section not in sections:
         raise UserError(f"{source}: unknown key '{key}'{_suggestion(name or key, '')}")
     part = getattr(config, section)
     changed = _build(type(part), {name: value}, source, f"{section}.")
-    part = dataclasses.replace(part, **{name: getattr(changed, name)})
-    return dataclasses.replace(config, **{section: part})
+    own = {f.name: getattr(changed, f.name) for f in dataclasses.fields(part) if _key(f.name) == name}
+    return dataclasses.replace(config, **{section: dataclasses.replace(part, **own)})
 
 
 def _check_sizes(config: Config, source: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from loguru import logger
+
 from utils.config import display_path
 from utils.errors import UserError
 
@@ -57,8 +59,12 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold `folder` (made if absent) for this process alone; the system frees it however we end.
+
+    Args:
+        folder: what to hold.
+        wait: whether to wait, with a message, while another process holds it.
 
     Raises:
         UserError: another process holds it, or it cannot be written.
@@ -73,9 +79,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{display_path(folder)}: another process is working in this folder; wait for it or end it"
-            ) from None
+            if not wait:
+                raise UserError(
+                    f"{display_path(folder)}: another process is working in this folder; wait for it or end it"
+                ) from None
+            logger.info(f"waiting for another process that is working in {display_path(folder)}")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -1,6 +1,7 @@
 """Batches: trips as flat arrays on the device -> `Batch`, computed in one go for all steps of a batch."""
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -128,6 +129,15 @@ class BatchLoader:
     def first_candidate(self) -> Tensor:
         """Place of each position's first candidate among those of all trips in the order of the file, [P]."""
         return torch.from_numpy(np.cumsum(self._degree, dtype=np.int64) - self._degree)
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Hash of the trips and of what is reachable."""
+        digest = hashlib.blake2b(digest_size=12)
+        for tensor in (self.road_id, self.time_s, self.first_candidate, self.tables.reach_road, self.tables.reach_ptr):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        digest.update(np.ascontiguousarray(self._first).data)
+        return digest.hexdigest()
 
     def candidate_range(self, first_trip: int, last_trip: int) -> tuple[int, int]:
         """Places of the candidates of trips [first_trip, last_trip) among those of all trips."""

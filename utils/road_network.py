@@ -23,6 +23,7 @@ class RoadNetwork:
 
     center: Floats  # [N, 2], (lon, lat) in degrees, length-weighted centroid of the polyline
     end: Floats  # [N, 2], (lon, lat) of the last point
+    bounds: Floats  # [2, 2], least and greatest (lon, lat) of all points
     road_attr_len: NDArray[np.float32]  # [N], standardised log1p(length_m)
     road_attr_type: Ints  # [N], highway class id
     road_attr_lon: NDArray[np.float32]  # [N], standardised
@@ -58,6 +59,7 @@ def read_road_network(folder: Path) -> RoadNetwork:
     return RoadNetwork(
         center=center,
         end=end,
+        bounds=np.stack([roads.points.min(axis=0), roads.points.max(axis=0)]),
         road_attr_len=_standardise(np.log1p(roads.length_m.astype(np.float32))),
         road_attr_type=type_id,
         road_attr_lon=_standardise(center32[:, 0]),

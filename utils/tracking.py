@@ -16,6 +16,7 @@ from utils.baselines import Baselines
 from utils.city import City
 from utils.config import display_path
 from utils.errors import UserError
+from utils.events import retire_events, trim_events
 from utils.files import folder_lock, make_folder, remove_temporary_files
 from utils.loader import BatchLoader
 from utils.training import BatchRecord, Metrics
@@ -23,14 +24,30 @@ from utils.training import BatchRecord, Metrics
 LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {message}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """The folders of one run, below the working folder, and its open event writer."""
+    """The folders of one run, below the working folder, and its TensorBoard curves."""
 
     save: Path
     log: Path
     tensorboard: Path
-    writer: SummaryWriter
+    writer: SummaryWriter | None = None  # once the curves are begun or continued
+
+    def begin_curves(self) -> None:
+        """Start with empty curves."""
+        retire_events(self.tensorboard)
+        self.writer = SummaryWriter(str(self.tensorboard))
+
+    def continue_curves(self, batches: int, epochs: int) -> None:
+        """Go on with the curves of a run that was interrupted, behind so many batches and epochs."""
+        trim_events(self.tensorboard, batches, epochs)
+        self.writer = SummaryWriter(str(self.tensorboard))
+
+    def log_scalars(self, tag: str, points: list[tuple[int, float]]) -> None:
+        """Points (step, value) of one curve."""
+        for step, value in points:
+            self.writer.add_scalar(tag, value, step)
+        self.writer.flush()
 
     def log_batches(self, records: list[BatchRecord]) -> None:
         """Losses and learning rate of batches, by the batch number."""
@@ -81,7 +98,8 @@ def log_summary(best_epoch: int, best: Metrics, test: Metrics, best_path: str, s
         f"best epoch {best_epoch}: accuracy {best.next_step_acc:.4f}, time MAPE {best.time_pred_mape:.4f} (val)"
     )
     logger.info(f"test: accuracy {test.next_step_acc:.4f}, time MAPE {test.time_pred_mape:.4f}")
-    logger.info(f"best model: {best_path}; {sum(seconds) / len(seconds):.1f} s per epoch")
+    per_epoch = f"; {sum(seconds) / len(seconds):.1f} s per epoch" if seconds else ""
+    logger.info(f"best model: {best_path}{per_epoch}")
 
 
 @contextlib.contextmanager
@@ -97,10 +115,9 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
         for folder in (log, tensorboard):
             make_folder(folder)
         sink = logger.add(_new_log_file(log), format=LOG_FORMAT, level="INFO", diagnose=False)
-        _retire_events(tensorboard)
-        writer = SummaryWriter(str(tensorboard))
+        run = Run(save, log, tensorboard)
         try:
-            yield Run(save, log, tensorboard, writer)
+            yield run
         except UserError as error:
             # The terminal hears of it when the program ends; the file must hear of it while it is open.
             logger.bind(file_only=True).error(f"error: {error}")
@@ -109,7 +126,8 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
             logger.bind(file_only=True).exception("stopped")
             raise
         finally:
-            writer.close()
+            if run.writer is not None:
+                run.writer.close()
             logger.remove(sink)
 
 
@@ -121,9 +139,3 @@ def _new_log_file(folder: Path) -> Path:
         copy += 1
         path = folder / f"{stem}-{copy}.log"
     return path
-
-
-def _retire_events(folder: Path) -> None:
-    """Take an earlier run's events out of TensorBoard's sight: two runs in one curve are no curve."""
-    for path in folder.glob("*tfevents*"):
-        path.rename(path.with_name(path.name.replace("tfevents", "earlier-run")))

@@ -102,7 +102,7 @@ def train_epoch(
             losses = objective(model(batch), batch)
         precision.scaler.scale(losses.total / window_size).backward()
         if index + 1 == window_start + window_size:
-            _optimizer_step(model, optimizer, precision, rate, config.max_norm)
+            optimizer_step(model, optimizer, precision, rate, config.max_norm)
         terms = [losses.next_step, losses.time_pred, losses.total, *([] if losses.kl is None else [losses.kl])]
         pending.append((torch.stack(terms).detach(), rate))
         if len(pending) == READ_BACK or index + 1 == loader.num_batches:
@@ -113,9 +113,10 @@ def train_epoch(
             pending = []
 
 
-def _optimizer_step(
+def optimizer_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, rate: float, max_norm: float
 ) -> None:
+    """One step at learning rate `rate` with the gradients at hand, which are then cleared."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     precision.scaler.unscale_(optimizer)

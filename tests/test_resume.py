@@ -1,0 +1,464 @@
+"""Distillation training resumes exactly: whatever interrupts it, it ends as if nothing had."""
+
+import random
+import re
+import shutil
+import signal
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scripts import Script, make_mini_project, make_mini_teacher, mini, run, scalars
+
+EPOCHS = 4
+BATCHES = 5
+SPEC_KEYS = {
+    "epoch",
+    "seed",
+    "dataset",
+    "distill_enabled",
+    "model_state_dict",
+    "optimizer_state_dict",
+    "best_val_acc",
+    "validation_metrics",
+    "wandb_run_id",
+}
+
+
+def distill_command(*arguments: str, epochs: int = EPOCHS, seed: int = 42) -> list[str]:
+    return mini(
+        "train_with_distill.py", "--seed", str(seed), "--set", f"optimizer_config.max_epoch={epochs}", *arguments
+    )
+
+
+class DistilledRun:
+    """Folders of a run with seed 42 below a project folder."""
+
+    def __init__(self, folder: Path, seed: int = 42):
+        name = f"Mini/seed{seed}_distill"
+        self.folder = folder
+        self.save, self.events = folder / "save" / name, folder / "tensorboard_log" / name
+        self.log_folder = folder / "log" / name
+        self.checkpoint, self.best = self.save / "checkpoint_latest.pth", self.save / "best.pth"
+
+    @property
+    def logs(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.log_folder.glob("*.log")))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> DistilledRun:
+    folder = make_mini_teacher(make_mini_project(tmp_path_factory.mktemp("uninterrupted")))
+    # Dropout draws random numbers: resuming must draw the same ones.
+    config = folder / "Mini.yaml"
+    config.write_text(config.read_text().replace("hidden_dim: 32\nnav", "hidden_dim: 32\n  dropout: 0.1\nnav"))
+    done = run(distill_command(), folder)
+    assert done.returncode == 0, done.stderr
+    return DistilledRun(folder)
+
+
+@pytest.fixture
+def project(uninterrupted: DistilledRun, tmp_path: Path) -> DistilledRun:
+    """A fresh project with the same data, configuration, teacher and teacher cache; no run yet."""
+    folder = tmp_path / "project"
+    ignore = shutil.ignore_patterns("seed42_distill", "log", "tensorboard_log")
+    shutil.copytree(uninterrupted.folder, folder, ignore=ignore)
+    return DistilledRun(folder)
+
+
+@pytest.fixture
+def copy(uninterrupted: DistilledRun, tmp_path: Path) -> DistilledRun:
+    """A copy of the finished run."""
+    folder = tmp_path / "copy"
+    shutil.copytree(uninterrupted.folder, folder)
+    return DistilledRun(folder)
+
+
+def assert_same_result(ours: DistilledRun, expected: DistilledRun) -> None:
+    assert ours.best.read_bytes() == expected.best.read_bytes()
+    a, b = (torch.load(run.checkpoint, weights_only=True) for run in (ours, expected))
+    assert a["validation_metrics"] == b["validation_metrics"]
+    assert a["resume_state"]["val_time_pred_mape"] == b["resume_state"]["val_time_pred_mape"]
+    for name, value in b["model_state_dict"].items():
+        assert torch.equal(a["model_state_dict"][name], value), name
+    # Every point once, no gap, the same values.
+    assert scalars(ours.events) == scalars(expected.events)
+
+
+# The checkpoint ------------------------------------------------------------------------------------------------
+
+
+def test_only_the_rolling_checkpoint_and_best_are_kept(uninterrupted: DistilledRun) -> None:
+    assert {path.name for path in uninterrupted.save.iterdir()} - {".lock"} == {"checkpoint_latest.pth", "best.pth"}
+
+
+def test_the_checkpoint_has_the_documented_keys_and_loads_weights_only(uninterrupted: DistilledRun) -> None:
+    checkpoint = torch.load(uninterrupted.checkpoint, weights_only=True)
+    assert set(checkpoint) == SPEC_KEYS | {"resume_state"}
+    assert checkpoint["epoch"] == EPOCHS - 1
+    assert checkpoint["seed"] == 42
+    assert checkpoint["dataset"] == "Mini"
+    assert checkpoint["distill_enabled"] is True
+    assert type(checkpoint["model_state_dict"]) is OrderedDict
+    assert len(checkpoint["validation_metrics"]) == EPOCHS
+    assert checkpoint["best_val_acc"] == max(checkpoint["validation_metrics"])
+    assert set(checkpoint["optimizer_state_dict"]) == {"state", "param_groups"}
+
+
+def test_best_is_a_bare_state_dict(uninterrupted: DistilledRun) -> None:
+    best = torch.load(uninterrupted.best)
+    assert type(best) is OrderedDict
+    assert set(best) == set(torch.load(uninterrupted.checkpoint)["model_state_dict"])
+
+
+def test_curves_and_log_are_those_of_vanilla_training_and_the_kl_term(uninterrupted: DistilledRun) -> None:
+    recorded = scalars(uninterrupted.events)
+    batch_tags = {"loss_next_step", "loss_time_pred", "loss_kl", "loss", "learning_rate"}
+    assert set(recorded) == batch_tags | {"val_next_step_acc", "val_time_pred_mape"}
+    for tag in batch_tags:
+        assert [step for step, _ in recorded[tag]] == list(range(EPOCHS * BATCHES))
+    assert [step for step, _ in recorded["val_next_step_acc"]] == list(range(1, EPOCHS + 1))
+    weight = 0.01
+    for (_, total), *terms in zip(
+        *(recorded[tag] for tag in ("loss", "loss_next_step", "loss_time_pred", "loss_kl")), strict=True
+    ):
+        step, time_pred, kl = (value for _, value in terms)
+        assert kl > 0
+        assert total == pytest.approx(step + time_pred + weight * kl, rel=1e-5)
+    lines = [line for line in uninterrupted.logs.splitlines() if "val_next_step_acc" in line]
+    assert len(lines) == EPOCHS
+    assert "best model: save/Mini/seed42_distill/best.pth" in uninterrupted.logs
+
+
+# Resuming ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_stops_after_some_epochs_goes_on_as_documented(
+    project: DistilledRun, uninterrupted: DistilledRun
+) -> None:
+    arguments = distill_command()
+    with Script(arguments, project.folder) as training:
+        _wait_for_epoch(project, training, 2)
+        training.kill()
+    done_before = torch.load(project.checkpoint)["epoch"] + 1
+    best_before = torch.load(project.checkpoint)["best_val_acc"]
+    done = run(arguments, project.folder)
+    assert done.returncode == 0, done.stderr
+    if done_before < EPOCHS:
+        assert f"✅ Valid checkpoint found: will resume from epoch {done_before + 1}\n" in done.stderr
+        text = f"✅ Resumed from checkpoint: epoch {done_before + 1}, best_val_acc={best_before:.4f}\n"
+        assert text in done.stderr
+    assert_same_result(project, uninterrupted)
+
+
+def test_kills_at_random_moments_change_nothing(project: DistilledRun, uninterrupted: DistilledRun) -> None:
+    """SIGKILL at ten or more random moments of a run, from its start to its end."""
+    rng = random.Random(7)
+    arguments, kills = distill_command(), 0
+    while True:
+        with Script(arguments, project.folder) as training:
+            _wait_until_training(project, training)
+            # An epoch takes a small part of a second here: anything may be hit, the writing most of all.
+            code = training.wait(rng.uniform(0.0, 0.25) if kills < 20 else 120)
+            if code is None:
+                training.kill()
+                kills += 1
+                continue
+        assert code == 0
+        if kills >= 10:
+            break
+        _begin_anew(project)  # it came to its end before it was killed often enough
+    assert_same_result(project, uninterrupted)
+
+
+def _begin_anew(project: DistilledRun) -> None:
+    for folder in (project.save, project.events):
+        shutil.rmtree(folder)
+
+
+def _wait_for_epoch(project: DistilledRun, training: Script, epochs: int) -> None:
+    while not (project.checkpoint.exists() and torch.load(project.checkpoint)["epoch"] + 1 >= epochs):
+        assert training.returncode is None
+        time.sleep(0.01)
+
+
+def _wait_until_training(project: DistilledRun, training: Script) -> None:
+    """Until this process has opened its curves: what comes before reads only."""
+    before = set(project.log_folder.glob("*.log"))
+    while training.returncode is None:
+        logs = set(project.log_folder.glob("*.log")) - before
+        if any("parameters on cpu" in path.read_text() for path in logs):
+            return
+        time.sleep(0.01)
+
+
+def test_a_finished_run_says_so_and_trains_nothing(copy: DistilledRun) -> None:
+    before = {path.name: path.read_bytes() for path in copy.save.glob("*.pth")}
+    done = run(distill_command(), copy.folder)
+    assert done.returncode == 0, done.stderr
+    assert "training is complete: all 4 epochs are done" in done.stderr
+    assert re.search(r"test: accuracy 0\.\d{4}", done.stderr)
+    assert {path.name: path.read_bytes() for path in copy.save.glob("*.pth")} == before
+
+
+def test_more_epochs_go_on_from_the_end_with_the_schedule_of_the_new_total(copy: DistilledRun) -> None:
+    done = run(distill_command(epochs=EPOCHS + 2), copy.folder)
+    assert done.returncode == 0, done.stderr
+    assert f"✅ Resumed from checkpoint: epoch {EPOCHS + 1}, " in done.stderr
+    assert "optimizer_config.max_epoch was 4 when this run began, and is 6 now" in done.stderr
+    assert "the learning-rate schedule goes on as that of the new number of epochs" in done.stderr
+    assert torch.load(copy.checkpoint)["epoch"] == EPOCHS + 1
+    rates = scalars(copy.events)["learning_rate"]
+    assert [step for step, _ in rates] == list(range((EPOCHS + 2) * BATCHES))
+    assert rates[EPOCHS * BATCHES - 1][1] == 0.0  # the old end
+    assert rates[EPOCHS * BATCHES][1] > 0.0
+    assert rates[-1][1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_says_what_is_kept_and_how_to_go_on(
+    project: DistilledRun, uninterrupted: DistilledRun, number: signal.Signals, code: int, word: str
+) -> None:
+    arguments = distill_command()
+    with Script(arguments, project.folder) as training:
+        _wait_for_epoch(project, training, 1)
+        training.send_signal(number)
+        found, stderr = training.wait(60), training.stderr
+    if found != 0:  # it may have been at its end
+        assert found == code
+        assert (
+            stderr.splitlines()[-1] == f"{word}: the epochs done so far are kept; run the same command again to go on"
+        )
+        assert "Traceback" not in stderr
+    assert run(arguments, project.folder).returncode == 0
+    assert_same_result(project, uninterrupted)
+
+
+# Checkpoints of others -----------------------------------------------------------------------------------------
+
+
+def _plant(copy: DistilledRun, seed: int = 42, **changes: object) -> DistilledRun:
+    """The finished checkpoint, changed, in the folder of a run with `seed`."""
+    target = DistilledRun(copy.folder, seed)
+    content = torch.load(copy.checkpoint)
+    target.save.mkdir(exist_ok=True)
+    torch.save({**content, **changes}, target.checkpoint)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "seed", "arguments", "text"),
+    [
+        ({"dataset": "Beijing"}, 43, [], "seed=42 vs 43, dataset=Beijing vs Mini"),
+        ({}, 43, [], "seed=42 vs 43"),
+        ({}, 42, ["--no-distill"], "distill=True vs False"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_deleted_and_training_starts_fresh(
+    copy: DistilledRun, changes: dict[str, object], seed: int, arguments: list[str], text: str
+) -> None:
+    target = _plant(copy, seed, **changes)
+    done = run(distill_command(*arguments, seed=seed, epochs=1), copy.folder)
+    assert done.returncode == 0, done.stderr
+    assert f"⚠️  Checkpoint mismatch ({text})\n⚠️  Deleting invalid checkpoint and starting fresh\n" in done.stderr
+    content = torch.load(target.checkpoint)
+    assert (content["epoch"], content["seed"], content["dataset"]) == (0, seed, "Mini")
+    assert content["distill_enabled"] is (arguments == [])
+
+
+def _error_of(copy: DistilledRun, *arguments: str) -> str:
+    before = {path: path.read_bytes() for path in copy.save.glob("*.pth")}
+    done = run(distill_command(*arguments), copy.folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in copy.save.glob("*.pth")} == before
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_checkpoint_of_another_architecture_is_an_error_and_stays(copy: DistilledRun) -> None:
+    error = _error_of(copy, "--set", "trajectory_encoder_config.num_layers=1")
+    assert error.startswith("error: save/Mini/seed42_distill/checkpoint_latest.pth: does not fit this model")
+    assert "is of another architecture" in error
+    assert "rm save/Mini/seed42_distill/checkpoint_latest.pth" in error
+
+
+class _Malicious:
+    def __init__(self, sentinel: Path):
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return (Path.touch, (self.sentinel,))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "malicious", "text"])
+def test_a_damaged_checkpoint_is_an_error_and_stays(copy: DistilledRun, damage: str, tmp_path: Path) -> None:
+    content = copy.checkpoint.read_bytes()
+    sentinel = tmp_path / "sentinel"
+    if damage == "malicious":
+        torch.save({**torch.load(copy.checkpoint), "seed": _Malicious(sentinel)}, copy.checkpoint)
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        damaged = {"truncated": content[:middle], "flipped": flipped, "empty": b"", "text": b"a checkpoint"}
+        copy.checkpoint.write_bytes(damaged[damage])
+    error = _error_of(copy)
+    assert error.startswith("error: save/Mini/seed42_distill/checkpoint_latest.pth: ")
+    assert "is corrupt" in error
+    assert "rm save/Mini/seed42_distill/checkpoint_latest.pth" in error
+    assert not sentinel.exists()
+
+
+def test_truncation_anywhere_is_detected(uninterrupted: DistilledRun, tmp_path: Path) -> None:
+    from utils.checkpoint import load_tensors
+    from utils.errors import UserError
+
+    content = uninterrupted.checkpoint.read_bytes()
+    path = tmp_path / "checkpoint_latest.pth"
+    for length in np.linspace(0, len(content) - 1, 60).astype(int):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"checkpoint_latest\.pth"):
+            load_tensors(path)
+
+
+def test_flipped_bits_are_detected_or_without_effect(uninterrupted: DistilledRun, tmp_path: Path) -> None:
+    from utils.checkpoint import load_tensors
+    from utils.errors import UserError
+
+    content = bytearray(uninterrupted.checkpoint.read_bytes())
+    expected = torch.load(uninterrupted.checkpoint)["model_state_dict"]
+    path, rng, detected = tmp_path / "checkpoint_latest.pth", random.Random(3), 0
+    for _ in range(100):
+        place, bit = rng.randrange(len(content)), 1 << rng.randrange(8)
+        content[place] ^= bit
+        path.write_bytes(content)
+        content[place] ^= bit
+        try:
+            found = load_tensors(path)["model_state_dict"]
+        except UserError:
+            detected += 1
+            continue
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert detected > 80
+
+
+def test_a_lost_best_model_is_had_from_the_checkpoint_or_is_an_error(copy: DistilledRun) -> None:
+    accuracies = torch.load(copy.checkpoint)["validation_metrics"]
+    expected = copy.best.read_bytes()
+    copy.best.unlink()
+    if int(np.argmax(accuracies)) == EPOCHS - 1:
+        assert run(distill_command(), copy.folder).returncode == 0
+        assert copy.best.read_bytes() == expected
+    else:
+        assert f"expected the model of epoch {int(np.argmax(accuracies)) + 1}" in _error_of(copy)
+
+
+# Without a teacher, and with a trial ---------------------------------------------------------------------------
+
+
+def test_without_distillation_no_teacher_is_needed(project: DistilledRun) -> None:
+    shutil.rmtree(project.folder / "save" / "Mini" / "teacher")
+    done = run(distill_command("--no-distill", epochs=1), project.folder)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(project.checkpoint)["distill_enabled"] is False
+    assert "loss_kl" not in scalars(project.events)
+
+
+def test_a_missing_teacher_is_an_error_that_says_how_to_make_one(project: DistilledRun) -> None:
+    shutil.rmtree(project.folder / "save" / "Mini" / "teacher")
+    done = run(distill_command(), project.folder)
+    assert done.returncode == 1
+    assert "save/Mini/teacher/weights.pt: no teacher" in done.stderr
+    assert "uv run python tools/train_teacher.py --dataset Mini --seed 42 --cuda 0" in done.stderr
+    assert not project.save.exists()
+
+
+def test_a_bad_trial_is_pruned_and_a_good_one_is_not(project: DistilledRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    import train_with_distill
+
+    monkeypatch.chdir(project.folder)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=2)
+    study = optuna.create_study(direction="maximize", pruner=pruner, study_name="pruning")
+    rates = [0.005, 0.005, 0.005, 1e-9, 1e-9, 1e-9]
+
+    def objective(trial: optuna.Trial) -> float:
+        overrides = {
+            "optimizer_config.learning_rate": rates[trial.number],
+            "optimizer_config.max_epoch": EPOCHS,
+            "distill.lambda": 0.05,
+        }
+        result = train_with_distill.main(
+            dataset="Mini",
+            seed=1,
+            cuda=-1,
+            config_overrides=overrides,
+            config_path="Mini.yaml",
+            run_name=f"trial_{trial.number}",
+            optuna_trial=trial,
+        )
+        return result.best.next_step_acc
+
+    study.optimize(objective, n_trials=len(rates))
+    states = [trial.state.name for trial in study.trials]
+    assert states[:1] == ["COMPLETE"]
+    assert "PRUNED" in states[3:]
+    assert (
+        "COMPLETE" not in [state for state, rate in zip(states, rates, strict=True) if rate < 1e-6]
+        or "PRUNED" in states
+    )
+    for trial in study.trials:
+        content = torch.load(project.folder / "save" / "Mini" / f"trial_{trial.number}" / "checkpoint_latest.pth")
+        # Each epoch with a checkpoint is reported, the one that led to pruning too.
+        assert list(trial.intermediate_values.values()) == content["validation_metrics"]
+        assert list(trial.intermediate_values) == list(range(content["epoch"] + 1))
+
+
+def test_a_resumed_trial_reports_each_epoch_once(
+    project: DistilledRun, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    import optuna
+
+    import train_with_distill
+
+    monkeypatch.chdir(project.folder)
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.NopPruner())
+    trial = study.ask()
+    settings = {"dataset": "Mini", "seed": 1, "cuda": -1, "config_path": "Mini.yaml", "run_name": "tune/study/trial_0"}
+    train_with_distill.main(**settings, config_overrides={"optimizer_config.max_epoch": 2}, optuna_trial=None)
+    result = train_with_distill.main(**settings, config_overrides={"optimizer_config.max_epoch": 3}, optuna_trial=trial)
+    assert [item.next_step_acc for item in result.validations] == list(study.trials[0].intermediate_values.values())
+    assert len(result.validations) == 3
+    assert not [w for w in recwarn if "already reported" in str(w.message)]
+
+
+# Curves --------------------------------------------------------------------------------------------------------
+
+
+def test_trimmed_curves_keep_every_point_of_the_finished_part_once(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from utils.events import trim_events
+
+    for first_epoch, last_epoch in ((0, 3), (2, 4)):  # the second process trains the third epoch again
+        with SummaryWriter(str(tmp_path)) as writer:
+            for epoch in range(first_epoch, last_epoch):
+                for batch in range(2):
+                    writer.add_scalar("loss", epoch + batch / 10, 2 * epoch + batch)
+                writer.add_scalar("val_next_step_acc", epoch / 10, epoch + 1)
+    trim_events(tmp_path, batches=6, epochs=3)
+    recorded = scalars(tmp_path)
+    assert [step for step, _ in recorded["loss"]] == [0, 1, 2, 3, 4, 5]
+    assert [step for step, _ in recorded["val_next_step_acc"]] == [1, 2, 3]
+    assert len(list(tmp_path.iterdir())) == 1
+    # A file cut in the middle of a record loses that record only.
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-7])
+    trim_events(tmp_path, batches=6, epochs=3)
+    assert [step for step, _ in scalars(tmp_path)["loss"]] == [0, 1, 2, 3, 4, 5]
+    assert [step for step, _ in scalars(tmp_path)["val_next_step_acc"]] == [1, 2]

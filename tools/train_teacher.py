@@ -1,0 +1,100 @@
+"""Train an LM-TAD teacher on the trips of a data set. Running the same command again resumes.
+
+uv run python tools/train_teacher.py --dataset Demo --seed 42 --cuda 0
+
+Writes the weights that train_with_distill.py reads: distill.teacher of the configuration, by default
+save/{dataset}/teacher/weights.pt. The best epoch by validation perplexity is kept.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loguru import logger
+
+from utils.city import find_folder, load_city
+from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
+from utils.config import Config, display_path, load_config
+from utils.device import Precision, choose_device, set_seed
+from utils.distillation import teacher_path
+from utils.grid import describe_grid, make_grid
+from utils.teacher_checkpoint import TeacherCheckpoint
+from utils.teacher_training import TokenTrips, make_teacher, perplexity, train_teacher_epoch
+from utils.tracking import Run, open_run
+from utils.training import Schedule, make_optimizer
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    add_seed_argument(parser)
+    add_device_argument(parser)
+    args = parser.parse_args()
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, args.overrides)
+    with open_run(args.dataset, "teacher") as run:
+        train(args, config, run)
+
+
+def train(args: argparse.Namespace, config: Config, run: Run) -> None:
+    """Data, model, checkpoint, epochs."""
+    device = choose_device(args.cuda)
+    settings, distill = config.teacher, config.distill
+    city = load_city(args.dataset, config, args.data_dir)
+    grid = make_grid(city.network, distill.grid_size, distill.downsample)
+    logger.info(describe_grid(grid))
+    splits = {
+        split: TokenTrips(
+            city.trips(split, config.data.on_bad_trip), grid, settings.block_size, settings.batch_size, device
+        )
+        for split in ("train", "val")
+    }
+    num_batches = splits["train"].num_batches
+
+    set_seed(args.seed)
+    model = make_teacher(settings, grid).to(device)
+    optimizer = make_optimizer(model, settings)
+    total_steps = settings.max_epoch * num_batches
+    schedule = Schedule(settings.learning_rate, total_steps, total_steps * settings.warmup_ratio)
+    precision = Precision(config.training.precision, device)
+    logger.info(f"LM-TAD with {sum(p.numel() for p in model.parameters()):,} parameters on {device}")
+
+    weights = teacher_path(distill, args.dataset)
+    identity = {
+        "dataset": args.dataset,
+        "seed": args.seed,
+        "grid": [grid.rows, grid.columns],
+        **dataclasses.asdict(settings),
+    }
+    checkpoint = TeacherCheckpoint(run.save, weights, identity)
+    checkpoint.restore(model, optimizer, precision)
+    first_epoch = len(checkpoint.perplexities)
+    if first_epoch:
+        run.continue_curves(batches=first_epoch * num_batches, epochs=first_epoch)
+    else:
+        run.begin_curves()
+    for epoch in range(first_epoch, settings.max_epoch):
+        began = time.monotonic()
+        records = train_teacher_epoch(
+            model, splits["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch
+        )
+        for some in records:
+            run.log_scalars("teacher_loss", some)
+        value = perplexity(model, splits["val"], precision)
+        run.log_scalars("val_perplexity", [(epoch + 1, value)])
+        checkpoint.save(model, optimizer, precision, value)
+        logger.info(
+            f"teacher epoch {epoch + 1}/{settings.max_epoch}: val_perplexity {value:.4f}, "
+            f"{time.monotonic() - began:.1f} s"
+        )
+    best = min(checkpoint.perplexities)
+    logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {display_path(weights)}")
+
+
+if __name__ == "__main__":
+    run_command_line(main, kept="the epochs done so far are kept; run the same command again to go on")

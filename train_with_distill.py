@@ -1,0 +1,182 @@
+"""Train HOSER with knowledge distilled from LM-TAD. Running the same command again resumes an interrupted run.
+
+    uv run python train_with_distill.py --dataset Beijing --seed 42 --cuda 0
+
+One rolling checkpoint (checkpoint_latest.pth) and the best model (best.pth) are kept.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from loguru import logger
+
+from models.hoser import HOSER
+from utils.baselines import measure_baselines
+from utils.checkpoint import load_model
+from utils.city import find_folder, load_city
+from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
+from utils.config import Config, config_to_dict, display_path, load_config
+from utils.device import Precision, choose_device, set_seed
+from utils.distillation import check_teacher, load_distillation
+from utils.loader import make_loaders
+from utils.objective import Objective
+from utils.pruning import TrialReporter
+from utils.rolling_checkpoint import Identity, RollingCheckpoint
+from utils.tracking import Run, log_data, log_summary, open_run
+from utils.training import Metrics, Schedule, evaluate, make_optimizer, train_epoch
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `main` returns."""
+
+    best_epoch: int  # from 1
+    best: Metrics  # validation metrics of that epoch
+    test: Metrics  # of the best model
+    validations: list[Metrics]  # of all epochs
+    best_path: Path
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    add_seed_argument(parser)
+    add_device_argument(parser)
+    parser.add_argument(
+        "--no-distill", action="store_true", help="train without a teacher, with this script's checkpoints and resume"
+    )
+    return parser.parse_args()
+
+
+def main(
+    dataset: str,
+    seed: int = 0,
+    cuda: int = 0,
+    config_overrides: Mapping[str, Any] | Sequence[str] = (),
+    run_name: str | None = None,
+    optuna_trial: "optuna.Trial | None" = None,
+    *,
+    data_dir: str | None = None,
+    config_path: str | None = None,
+    distill: bool | None = None,
+) -> Result:
+    """Train, or go on training, one run.
+
+    Args:
+        dataset: name of the data set.
+        seed: random seed.
+        cuda: GPU number; -1 for the CPU.
+        config_overrides: `section.key` -> value, or `section.key=value` texts.
+        run_name: folder below save/{dataset}/ and so on; by default seed{seed}_distill.
+        optuna_trial: reports each epoch to this trial, which may prune the run.
+        data_dir: folder of the data set, by default data/{dataset}.
+        config_path: configuration file, by default config/{dataset}.yaml.
+        distill: overrides `distill.enable`.
+
+    Raises:
+        UserError: a mistake of the user's.
+        optuna.TrialPruned: the trial says so; its checkpoint is complete.
+    """
+    find_folder(dataset, data_dir)
+    config = load_config(dataset, config_path, config_overrides)
+    if distill is not None:
+        config = dataclasses.replace(config, distill=dataclasses.replace(config.distill, enable=distill))
+    check_teacher(config.distill, dataset)
+    device = choose_device(cuda)
+    with open_run(dataset, run_name or f"seed{seed}_distill") as run:
+        logger.info(f"configuration: {config_to_dict(config)}")
+        return train(dataset, seed, config, data_dir, device, run, TrialReporter(optuna_trial))
+
+
+def train(
+    dataset: str,
+    seed: int,
+    config: Config,
+    data_dir: str | None,
+    device: torch.device,
+    run: Run,
+    reporter: TrialReporter,
+) -> Result:
+    """The whole run: data, teacher, model, checkpoint, epochs, test."""
+    max_epoch = config.optimizer_config.max_epoch
+
+    # what an interrupted run left
+    identity = Identity(seed, dataset, config.distill.enable)
+    checkpoint = RollingCheckpoint(run.save, identity, config_to_dict(config))
+
+    # data and teacher
+    city = load_city(dataset, config, data_dir)
+    loaders = make_loaders(city, config, device)
+    log_data(city, loaders, measure_baselines(loaders["val"]))
+    objective = Objective(loaders["train"].statistics)
+    if config.distill.enable and checkpoint.epochs_found < max_epoch:
+        term = load_distillation(config.distill, dataset, city, loaders["train"])
+        objective = dataclasses.replace(objective, kl=term, kl_weight=config.distill.lambda_)
+
+    # model
+    set_seed(seed)
+    model = HOSER(config, city.features).to(device)
+    optimizer = make_optimizer(model, config.optimizer_config)
+    schedule = Schedule.of(config.optimizer_config, loaders["train"].num_batches)
+    precision = Precision(config.training.precision, device)
+    logger.info(f"HOSER with {sum(p.numel() for p in model.parameters()):,} parameters on {device}, {precision.name}")
+
+    # resume
+    checkpoint.restore(model, optimizer, precision, loaders["train"].data_key)
+    first_epoch = checkpoint.epochs_done
+    if first_epoch:
+        run.continue_curves(batches=first_epoch * loaders["train"].num_batches, epochs=first_epoch)
+    else:
+        run.begin_curves()
+    if first_epoch >= max_epoch:
+        logger.info(f"training is complete: all {max_epoch} epochs are done")
+    reporter.catch_up(checkpoint.validations)
+
+    # epochs
+    seconds: list[float] = []
+    for epoch_id in range(first_epoch, max_epoch):
+        began = time.monotonic()
+        epoch = train_epoch(
+            model, loaders["train"], objective, optimizer, schedule, precision, config.optimizer_config, seed, epoch_id
+        )
+        for records in epoch:
+            run.log_batches(records)
+        metrics = evaluate(model, loaders["val"], precision, f"validating, epoch {epoch_id + 1}")
+        seconds.append(time.monotonic() - began)
+        # The curves first: what a checkpoint counts as done is in them.
+        run.log_epoch(epoch_id + 1, max_epoch, metrics, seconds[-1])
+        checkpoint.save(model, optimizer, precision, metrics, wandb_run_id=None)
+        reporter.report(metrics.next_step_acc, epoch_id)
+
+    # test, with the epoch that validates best
+    load_model(model, checkpoint.best_path)
+    test = evaluate(model, loaders["test"], precision, "testing")
+    best = checkpoint.validations[checkpoint.best_epoch - 1]
+    log_summary(checkpoint.best_epoch, best, test, display_path(checkpoint.best_path), seconds)
+    return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
+
+
+def command_line() -> None:
+    args = parse_arguments()
+    main(
+        args.dataset,
+        args.seed,
+        args.cuda,
+        args.overrides,
+        data_dir=args.data_dir,
+        config_path=args.config,
+        distill=False if args.no_distill else None,
+    )
+
+
+if __name__ == "__main__":
+    run_command_line(command_line, kept="the epochs done so far are kept; run the same command again to go on")

@@ -1,0 +1,234 @@
+"""The rolling checkpoint of distillation training, and exact resume from it.
+
+Nothing random need be stored: shuffles, dropout and the learning rate are functions of seed, epoch and step.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+from models.hoser import HOSER
+from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
+from utils.config import display_path
+from utils.device import Precision
+from utils.errors import UserError
+from utils.training import Metrics
+
+VERSION = 1
+KEYS = (
+    "epoch",
+    "seed",
+    "dataset",
+    "distill_enabled",
+    "model_state_dict",
+    "optimizer_state_dict",
+    "best_val_acc",
+    "validation_metrics",
+    "wandb_run_id",
+    "resume_state",
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run must share with a checkpoint to go on from it."""
+
+    seed: int
+    dataset: str
+    distill_enabled: bool
+
+
+class RollingCheckpoint:
+    """`checkpoint_latest.pth`, overwritten each epoch, and `best.pth`, overwritten by a better one."""
+
+    def __init__(self, folder: Path, identity: Identity, config: dict[str, Any]):
+        """Read what an interrupted run left in `folder`, if it is this run's.
+
+        Args:
+            folder: the run's.
+            identity: seed, data set and mode; a checkpoint of others is deleted, with a warning.
+            config: as plain values; differences are told of.
+
+        Raises:
+            UserError: the file is damaged, or is no such checkpoint.
+        """
+        self.path, self.best_path = folder / "checkpoint_latest.pth", folder / "best.pth"
+        self.identity, self.config, self.data_key = identity, config, ""
+        self.validations: list[Metrics] = []
+        self._best_digest = ""
+        self._content = self._read()
+        self.epochs_found = self._content["epoch"] + 1 if self._content else 0
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.validations)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch (from 1) of the highest validation accuracy."""
+        accuracies = [metrics.next_step_acc for metrics in self.validations]
+        return accuracies.index(max(accuracies)) + 1
+
+    @property
+    def best_val_acc(self) -> float:
+        return self.validations[self.best_epoch - 1].next_step_acc
+
+    def restore(self, model: HOSER, optimizer: torch.optim.Optimizer, precision: Precision, data_key: str) -> None:
+        """Put model, optimizer and gradient scaler into the state of the checkpoint, if there is one.
+
+        `data_key` is a hash of the training data.
+
+        Raises:
+            UserError: it is of another architecture, or best.pth is not the file that goes with it.
+        """
+        self.data_key = data_key
+        if self._content is None:
+            return
+        content, state = self._content, self._content["resume_state"]
+        self._content = None  # several times the model: not to be held through the run
+        self._tell_changes(state)
+        fit_state_dict(model, content["model_state_dict"], self.path, self._remedy("is of another architecture"))
+        optimizer.load_state_dict(content["optimizer_state_dict"])
+        precision.scaler.load_state_dict(state["scaler"])
+        accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
+        self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
+        self._best_digest = state["best_digest"]
+        self._check_best(content["model_state_dict"])
+        logger.info(
+            f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={content['best_val_acc']:.4f}"
+        )
+
+    def save(
+        self,
+        model: HOSER,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        metrics: Metrics,
+        wandb_run_id: str | None,
+    ) -> None:
+        """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
+        self.validations.append(metrics)
+        model_state = state_dict_of(model)
+        is_best = self.best_epoch == self.epochs_done
+        if is_best:
+            self._best_digest = _digest(model_state)
+        content = {
+            "epoch": self.epochs_done - 1,
+            "seed": self.identity.seed,
+            "dataset": self.identity.dataset,
+            "distill_enabled": self.identity.distill_enabled,
+            "model_state_dict": model_state,
+            "optimizer_state_dict": on_cpu(optimizer.state_dict()),
+            "best_val_acc": self.best_val_acc,
+            "validation_metrics": [item.next_step_acc for item in self.validations],
+            "wandb_run_id": wandb_run_id,
+            "resume_state": {
+                "version": VERSION,
+                "scaler": precision.scaler.state_dict(),
+                "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
+                "best_digest": self._best_digest,
+                "config": self.config,
+                "data_key": self.data_key,
+            },
+        }
+        save_tensors(content, self.path)
+        # In this order: when we are killed between the two, best.pth can be had from the checkpoint.
+        if is_best:
+            save_tensors(model_state, self.best_path)
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        try:
+            content = load_tensors(self.path)
+        except UserError as error:
+            raise UserError(f"{error}; {self._remedy('is corrupt')}") from None
+        if not isinstance(content, dict) or not set(KEYS) <= set(content):
+            missing = [key for key in KEYS if not isinstance(content, dict) or key not in content]
+            raise UserError(
+                f"{display_path(self.path)}: no checkpoint of this script (lacks {', '.join(missing)}); "
+                f"{self._remedy('is corrupt')}"
+            )
+        mismatches = self._mismatches(content)
+        if mismatches:
+            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(mismatches)})")
+            logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
+            self.path.unlink()
+            return None
+        if content["resume_state"].get("version") != VERSION:
+            found = content["resume_state"].get("version")
+            raise UserError(
+                f"{display_path(self.path)}: format version {found}, expected {VERSION}; {self._remedy('is too old')}"
+            )
+        logger.info(f"✅ Valid checkpoint found: will resume from epoch {content['epoch'] + 2}")
+        return content
+
+    def _mismatches(self, content: dict[str, Any]) -> list[str]:
+        pairs = (
+            ("seed", content["seed"], self.identity.seed),
+            ("dataset", content["dataset"], self.identity.dataset),
+            ("distill", content["distill_enabled"], self.identity.distill_enabled),
+        )
+        return [f"{name}={found} vs {own}" for name, found, own in pairs if found != own]
+
+    def _tell_changes(self, state: dict[str, Any]) -> None:
+        """Settings and data may change between the parts of a run; it is then no longer the same run."""
+        old, new = (_flat(config) for config in (state["config"], self.config))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) == new.get(key):
+                continue
+            logger.warning(f"{key} was {old.get(key)} when this run began, and is {new.get(key)} now")
+            if key == "optimizer_config.max_epoch":
+                logger.info("the learning-rate schedule goes on as that of the new number of epochs")
+        if state["data_key"] != self.data_key:
+            logger.warning("the training data has changed since this run began")
+
+    def _check_best(self, latest: dict[str, Tensor]) -> None:
+        """best.pth must be the file that the checkpoint was saved with."""
+        if self.best_path.exists() and _digest(load_tensors(self.best_path)) == self._best_digest:
+            return
+        if self.best_epoch == self.epochs_done:
+            save_tensors(latest, self.best_path)
+            return
+        raise UserError(
+            f"{display_path(self.best_path)}: missing or changed; expected the model of epoch {self.best_epoch}, and "
+            f"the checkpoint holds that of epoch {self.epochs_done} only; put the file back, or "
+            f"{self._remedy('has lost its best model')}"
+        )
+
+    def _remedy(self, trouble: str) -> str:
+        return (
+            f"the checkpoint {trouble}: to restart training from scratch, rm {display_path(self.path)} "
+            "and run the same command again"
+        )
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    """Hash of names and values of a state dict."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in state.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def on_cpu(value: Any) -> Any:
+    """Nested dicts and lists with every tensor on the CPU, so that they load on machines without a GPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: on_cpu(item) for key, item in value.items()}
+    return [on_cpu(item) for item in value] if isinstance(value, list) else value
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as `section.key` entries."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

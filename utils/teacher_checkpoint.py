@@ -1,0 +1,77 @@
+"""The rolling checkpoint of a teacher's training, and the file of its best weights."""
+
+from pathlib import Path
+
+import torch
+from loguru import logger
+
+from models.lmtad import LMTAD
+from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
+from utils.config import display_path
+from utils.device import Precision
+from utils.errors import UserError
+from utils.rolling_checkpoint import on_cpu
+from utils.teacher_file import save_teacher
+
+
+class TeacherCheckpoint:
+    """`checkpoint_latest.pth` in the run's folder, and the teacher file that distillation reads."""
+
+    def __init__(self, folder: Path, weights: Path, identity: dict[str, object]):
+        """`identity` is what a run must share with a checkpoint to go on from it, as plain values."""
+        self.path, self.weights, self.identity = folder / "checkpoint_latest.pth", weights, identity
+        self.perplexities: list[float] = []
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch (from 1) of the lowest validation perplexity."""
+        return self.perplexities.index(min(self.perplexities)) + 1
+
+    def restore(self, model: LMTAD, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
+        """Go on from an interrupted training of the same teacher, if there is one.
+
+        Raises:
+            UserError: the checkpoint is damaged.
+        """
+        if not self.path.exists():
+            return
+        remedy = f"to train from scratch, rm {display_path(self.path)} and run the same command again"
+        try:
+            content = load_tensors(self.path)
+            found = content["identity"]
+        except (UserError, KeyError, TypeError) as error:
+            reason = error if isinstance(error, UserError) else f"{display_path(self.path)}: no teacher's checkpoint"
+            raise UserError(f"{reason}; {remedy}") from None
+        if found != self.identity:
+            changed = [
+                f"{key}={found.get(key)} vs {own}" for key, own in self.identity.items() if found.get(key) != own
+            ]
+            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(changed)})")
+            logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
+            self.path.unlink()
+            return
+        fit_state_dict(model, content["model_state_dict"], self.path, remedy)
+        optimizer.load_state_dict(content["optimizer_state_dict"])
+        precision.scaler.load_state_dict(content["scaler"])
+        self.perplexities = content["val_perplexity"]
+        # The weights are written after the checkpoint: a kill between the two is made good here.
+        if self.best_epoch == len(self.perplexities) or not self.weights.exists():
+            self._save_weights(model)
+        logger.info(f"✅ Resumed from checkpoint: epoch {len(self.perplexities) + 1}")
+
+    def save(self, model: LMTAD, optimizer: torch.optim.Optimizer, precision: Precision, val_perplexity: float) -> None:
+        """Save the epoch that was just validated; if strictly better than all before, also its weights."""
+        self.perplexities.append(val_perplexity)
+        content = {
+            "identity": self.identity,
+            "val_perplexity": self.perplexities,
+            "model_state_dict": state_dict_of(model),
+            "optimizer_state_dict": on_cpu(optimizer.state_dict()),
+            "scaler": precision.scaler.state_dict(),
+        }
+        save_tensors(content, self.path)
+        if self.best_epoch == len(self.perplexities):
+            self._save_weights(model)
+
+    def _save_weights(self, model: LMTAD) -> None:
+        save_teacher(self.weights, model, tuple(self.identity["grid"]))

@@ -1,0 +1,165 @@
+"""Training an LM-TAD teacher on the grid cells of a data set's trips: SOT, cells, EOT."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from models.lmtad import LMTAD, LMTADConfig
+from models.ragged import ragged_arange
+from utils.config import TeacherConfig
+from utils.device import Precision
+from utils.errors import UserError
+from utils.grid import Grid
+from utils.training import READ_BACK, Schedule, optimizer_step
+from utils.trajectories import Trips
+
+SPECIAL_TOKENS = ("PAD", "EOT", "SOT")  # behind the cells; SOT is the last token
+IGNORED = -100  # no target here
+# Of training sequences this share begins in the middle of the trip: distillation shows the teacher
+# windows that do, with positions counted from their first token.
+CROPPED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """token = cell, then PAD, EOT, SOT."""
+
+    num_cells: int
+
+    @property
+    def size(self) -> int:
+        return self.num_cells + len(SPECIAL_TOKENS)
+
+    @property
+    def pad(self) -> int:
+        return self.num_cells
+
+    @property
+    def eot(self) -> int:
+        return self.num_cells + 1
+
+    @property
+    def sot(self) -> int:
+        return self.num_cells + 2
+
+
+class TokenTrips:
+    """The trips of a split as token sequences on the device."""
+
+    def __init__(self, trips: Trips, grid: Grid, block_size: int, batch_size: int, device: torch.device):
+        self.vocabulary = Vocabulary(grid.num_cells)
+        self.block_size, self.batch_size, self.device = block_size, batch_size, device
+        lengths = np.diff(trips.offset) + 2
+        first = np.cumsum(lengths) - lengths
+        token = np.empty(lengths.sum(), dtype=np.int64)
+        is_cell = np.ones(len(token), dtype=bool)
+        is_cell[first] = is_cell[first + lengths - 1] = False
+        token[first], token[first + lengths - 1] = self.vocabulary.sot, self.vocabulary.eot
+        token[is_cell] = grid.cell[trips.road_id]
+        self._first, self._length = torch.from_numpy(first), torch.from_numpy(lengths)
+        self.token = torch.from_numpy(token).to(device)
+
+    @property
+    def num_batches(self) -> int:
+        return -(-len(self._length) // self.batch_size)
+
+    def whole(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All trips in the order of the file, cut to the block size."""
+        for trip in torch.arange(len(self._length)).split(self.batch_size):
+            yield self._batch(self._first[trip], self._length[trip])
+
+    def shuffled(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training sequences of an epoch; a function of seed and epoch alone."""
+        rng = np.random.default_rng([seed, epoch])
+        order = torch.from_numpy(rng.permutation(len(self._length)))
+        room = (self._length - 2).numpy()  # at least one target is left behind a cut
+        skip = np.where(rng.random(len(room)) < CROPPED_SHARE, rng.integers(0, room + 1), 0)
+        # A trip longer than a block is seen from all its places in the long run.
+        for trip in order.split(self.batch_size):
+            cut = torch.from_numpy(skip)[trip]
+            yield self._batch(self._first[trip] + cut, self._length[trip] - cut)
+
+    def _batch(self, first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets [B, T]; past a trip's end PAD and IGNORED, which nothing before them sees."""
+        steps = (length - 1).clamp(max=self.block_size)
+        row, place = (index.to(self.device) for index in ragged_arange(steps))
+        source = first.to(self.device)[row] + place
+        shape = (len(first), int(steps.max()))
+        inputs = torch.full(shape, self.vocabulary.pad, device=self.device)
+        targets = torch.full(shape, IGNORED, device=self.device)
+        inputs[row, place], targets[row, place] = self.token[source], self.token[source + 1]
+        return inputs, targets
+
+
+def make_teacher(config: TeacherConfig, grid: Grid) -> LMTAD:
+    """A new teacher for the cells of `grid`.
+
+    Raises:
+        UserError: sizes that do not fit together.
+    """
+    sizes = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd", "dropout")}
+    try:
+        return LMTAD(LMTADConfig(vocab_size=Vocabulary(grid.num_cells).size, bias=False, **sizes))
+    except ValueError as error:
+        raise UserError(f"teacher: {error}") from None
+
+
+def train_teacher_epoch(
+    model: LMTAD,
+    trips: TokenTrips,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    precision: Precision,
+    max_norm: float,
+    seed: int,
+    epoch: int,
+) -> Iterator[list[tuple[int, float]]]:
+    """Train one epoch (from 0); yields (batch number, loss) pairs, some at a time.
+
+    Raises:
+        UserError: a loss is not finite.
+    """
+    model.train()
+    torch.manual_seed((seed + 1) * 1_000_003 + epoch)  # dropout
+    first_batch = epoch * trips.num_batches
+    pending: list[Tensor] = []
+    title = f"training teacher, epoch {epoch + 1}"
+    bar = tqdm(trips.shuffled(seed, epoch), title, trips.num_batches, unit=" batches", disable=None, leave=False)
+    for index, (inputs, targets) in enumerate(bar):
+        with precision.autocast():
+            loss = _loss(model, inputs, targets, "mean")
+        precision.scaler.scale(loss).backward()
+        optimizer_step(model, optimizer, precision, schedule.rate(first_batch + index + 1), max_norm)
+        pending.append(loss.detach())
+        if len(pending) == READ_BACK or index + 1 == trips.num_batches:
+            start = first_batch + index + 1 - len(pending)
+            records = list(enumerate(torch.stack(pending).tolist(), start))
+            if not all(math.isfinite(value) for _, value in records):
+                raise UserError(f"the teacher's loss is not finite in epoch {epoch + 1}; a lower rate may help")
+            bar.set_postfix(loss=f"{records[-1][1]:.4f}")
+            yield records
+            pending = []
+
+
+@torch.no_grad()
+def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
+    """exp of the mean cross-entropy per token (cells and EOT) over all trips."""
+    model.eval()
+    total, tokens = torch.zeros((), dtype=torch.float64, device=trips.device), 0
+    for inputs, targets in trips.whole():
+        with precision.autocast():
+            total += _loss(model, inputs, targets, "sum").double()
+        tokens += int((targets != IGNORED).sum())
+    return math.exp(min(total.item() / tokens, 700.0))
+
+
+def _loss(model: LMTAD, inputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    return F.cross_entropy(
+        model(inputs).float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction=reduction
+    )
