@@ -61,7 +61,7 @@ def make_mini_teacher(folder: Path) -> Path:
     torch.manual_seed(3)
     model = LMTAD(LMTADConfig(block_size=16, vocab_size=grid.num_cells + 3, n_layer=2, n_head=2, n_embd=16))
     for parameter in model.parameters():
-        parameter.data.mul_(20.0)  # opinions strong enough to see
+        parameter.data.mul_(5.0)  # opinions strong enough to see
     save_teacher(folder / "save" / "Mini" / "teacher" / "weights.pt", model, (grid.rows, grid.columns))
     return folder
 

@@ -39,8 +39,10 @@ class DistillationTerm:
             last = torch.zeros_like(counts)
             last[batch.trip_len.cumsum(0) - 1] = True
             counts = counts & last
-        term = torch.where(target.isfinite() & counts.unsqueeze(1), target.exp() * (target - student), 0.0)
-        return term.sum() / counts.sum().clamp(min=1)
+        # What is left out is replaced before the product: the gradient of a product with NaN or an infinity is NaN.
+        used = target.isfinite() & counts.unsqueeze(1)
+        target, student = (torch.where(used, values, 0.0) for values in (target, student))
+        return (used * target.exp() * (target - student)).sum() / counts.sum().clamp(min=1)
 
 
 def teacher_path(config: DistillConfig, dataset: str) -> Path:

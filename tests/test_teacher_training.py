@@ -1,0 +1,132 @@
+"""Training a teacher of one's own: it learns, resumes exactly, and its file is what distillation reads."""
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scripts import Script, make_mini_project, mini, run, scalars
+
+from utils.city import load_city
+from utils.config import load_config
+from utils.grid import make_grid
+from utils.teacher_file import load_teacher
+from utils.teacher_training import IGNORED, TokenTrips
+
+SMALL = ["n_layer=2", "n_head=2", "n_embd=32", "block_size=24", "batch_size=20", "max_epoch=5", "learning_rate=0.003"]
+OPTIONS = [option for setting in SMALL for option in ("--set", f"teacher.{setting}")]
+COMMAND = mini("tools/train_teacher.py", "--seed", "42", "--cuda", "0", *OPTIONS)
+
+
+class TeacherRun:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.save = folder / "save" / "Mini" / "teacher"
+        self.weights, self.checkpoint = self.save / "weights.pt", self.save / "checkpoint_latest.pth"
+
+    @property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        return scalars(self.folder / "tensorboard_log" / "Mini" / "teacher")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TeacherRun:
+    folder = make_mini_project(tmp_path_factory.mktemp("teacher"))
+    done = run(COMMAND, folder)
+    assert done.returncode == 0, done.stderr
+    return TeacherRun(folder)
+
+
+def test_perplexity_falls_and_the_best_epoch_is_kept(trained: TeacherRun) -> None:
+    values = [value for _, value in trained.curves["val_perplexity"]]
+    assert len(values) == 5
+    assert values[-1] < 0.5 * values[0]
+    content = torch.load(trained.checkpoint)
+    best = int(np.argmin(content["val_perplexity"]))
+    if best == 4:
+        teacher = load_teacher(trained.weights)
+        for name, value in teacher.model.state_dict().items():
+            assert torch.equal(value, content["model_state_dict"][name])
+
+
+def test_distillation_reads_the_teacher_where_it_was_written(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    done = run(mini("train_with_distill.py", "--set", "optimizer_config.max_epoch=1"), folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"grid of \d+ x \d+ cells", done.stderr)
+    assert "100.0% of the roads lie in cells that the teacher knows" in done.stderr
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(make_mini_project(tmp_path))
+    for epochs in (1, 2, 4):
+        with Script(COMMAND, tmp_path) as training:
+            while not (ours.checkpoint.exists() and len(torch.load(ours.checkpoint)["val_perplexity"]) >= epochs):
+                assert training.returncode is None
+                time.sleep(0.01)
+            training.kill()
+    done = run(COMMAND, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ours.weights.read_bytes() == trained.weights.read_bytes()
+    assert ours.curves == trained.curves
+
+
+def test_other_settings_start_fresh_with_a_warning(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    done = run([*COMMAND, "--set", "teacher.n_layer=1", "--set", "teacher.max_epoch=1"], folder)
+    assert done.returncode == 0, done.stderr
+    assert "⚠️  Checkpoint mismatch (n_layer=2 vs 1, max_epoch=5 vs 1)" in done.stderr
+    assert "⚠️  Deleting invalid checkpoint and starting fresh" in done.stderr
+    assert load_teacher(TeacherRun(folder).weights).model.config.n_layer == 1
+
+
+def test_a_damaged_checkpoint_is_an_error_that_says_how_to_go_on(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    checkpoint = TeacherRun(folder).checkpoint
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    done = run(COMMAND, folder)
+    assert done.returncode == 1
+    assert "rm save/Mini/teacher/checkpoint_latest.pth" in done.stderr.splitlines()[-1]
+
+
+def test_sizes_that_do_not_fit_are_an_error(trained: TeacherRun) -> None:
+    done = run([*COMMAND, "--set", "teacher.n_head=5"], trained.folder)
+    assert done.returncode == 1
+    assert "error: teacher: n_head: found 5" in done.stderr
+
+
+def test_sequences_are_sot_cells_eot_and_targets_are_shifted_by_one(trained: TeacherRun) -> None:
+    config = load_config("Mini", trained.folder / "Mini.yaml")
+    city = load_city("Mini", config, trained.folder / "data" / "Mini")
+    grid, trips = make_grid(city.network, 0.001, 1), city.trips("val")
+    tokens = TokenTrips(trips, grid, block_size=64, batch_size=7, device=torch.device("cpu"))
+    vocabulary, trip = tokens.vocabulary, 0
+    for inputs, targets in tokens.whole():
+        for row, target in zip(inputs.tolist(), targets.tolist(), strict=True):
+            cells = grid.cell[trips.road_id[trips.offset[trip] : trips.offset[trip + 1]]].tolist()
+            sequence = [vocabulary.sot, *cells, vocabulary.eot]
+            padding = len(row) - len(sequence) + 1
+            assert row == sequence[:-1] + [vocabulary.pad] * padding
+            assert target == sequence[1:] + [IGNORED] * padding
+            trip += 1
+    assert trip == len(trips)
+
+
+def test_training_sequences_are_ends_of_trips_and_a_block_at_most(trained: TeacherRun) -> None:
+    config = load_config("Mini", trained.folder / "Mini.yaml")
+    city = load_city("Mini", config, trained.folder / "data" / "Mini")
+    grid, trips = make_grid(city.network, 0.001, 1), city.trips("train")
+    tokens = TokenTrips(trips, grid, block_size=5, batch_size=50, device=torch.device("cpu"))
+    inputs = [row for batch, _ in tokens.shuffled(0, 0) for row in batch.tolist()]
+    assert len(inputs) == len(trips)
+    assert all(len(row) <= 5 for row in inputs)
+    whole = sum(row[0] == tokens.vocabulary.sot for row in inputs) / len(inputs)
+    assert 0.3 < whole < 0.9
+    again = [row for batch, _ in tokens.shuffled(0, 0) for row in batch.tolist()]
+    assert inputs == again
