@@ -7,6 +7,10 @@ Each field carries its meaning and its limits as metadata, so that the reader of
 from dataclasses import dataclass, field
 from typing import Any
 
+# Far beyond any sensible model: a slip of the keyboard is an error, and not a machine without memory.
+MAX_WIDTH = 65_536
+MAX_LAYERS = 1_000
+
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
     """A dataclass field with a default, its meaning, and limits: `min`, `max`, `above`, `below`, `choices`."""
@@ -17,16 +21,16 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 class RoadNetworkEncoderConfig:
     """Widths of the Road Network Encoder (paper section 4.1)."""
 
-    road_id_emb_dim: int = setting(64, "width of the road id embedding", min=1)
-    len_emb_dim: int = setting(16, "width of the road length embedding", min=1)
-    type_emb_dim: int = setting(16, "width of the highway class embedding", min=1)
-    lon_emb_dim: int = setting(16, "width of the longitude embedding", min=1)
-    lat_emb_dim: int = setting(16, "width of the latitude embedding", min=1)
-    intersection_emb_dim: int = setting(128, "must equal the sum of the five widths above", min=1)
-    zone_id_emb_dim: int = setting(128, "must equal the sum of the five widths above", min=1)
+    road_id_emb_dim: int = setting(64, "width of the road id embedding", min=1, max=MAX_WIDTH)
+    len_emb_dim: int = setting(16, "width of the road length embedding", min=1, max=MAX_WIDTH)
+    type_emb_dim: int = setting(16, "width of the highway class embedding", min=1, max=MAX_WIDTH)
+    lon_emb_dim: int = setting(16, "width of the longitude embedding", min=1, max=MAX_WIDTH)
+    lat_emb_dim: int = setting(16, "width of the latitude embedding", min=1, max=MAX_WIDTH)
+    intersection_emb_dim: int = setting(128, "must equal the sum of the five widths above", min=1, max=MAX_WIDTH)
+    zone_id_emb_dim: int = setting(128, "must equal the sum of the five widths above", min=1, max=MAX_WIDTH)
     road_id_num_embeddings: int | None = setting(None, "number of roads; empty: taken from the data", min=1)
     type_num_embeddings: int | None = setting(None, "number of highway classes; empty: taken from the data", min=1)
-    zone_id_num_embeddings: int = setting(300, "number of zones", min=2)
+    zone_id_num_embeddings: int = setting(300, "number of zones", min=2, max=MAX_WIDTH)
 
     @property
     def road_width(self) -> int:
@@ -38,9 +42,9 @@ class RoadNetworkEncoderConfig:
 class TrajectoryEncoderConfig:
     """Sizes of the Trajectory Encoder (paper section 4.2)."""
 
-    hidden_dim: int = setting(128, "width of the spatial and of the temporal half of a step", min=2)
-    num_heads: int = setting(2, "attention heads; must divide 2 * hidden_dim", min=1)
-    num_layers: int = setting(2, "transformer blocks", min=1)
+    hidden_dim: int = setting(128, "width of the spatial and of the temporal half of a step", min=2, max=MAX_WIDTH)
+    num_heads: int = setting(2, "attention heads; must divide 2 * hidden_dim", min=1, max=MAX_WIDTH)
+    num_layers: int = setting(2, "transformer blocks", min=1, max=MAX_LAYERS)
     dropout: float = setting(0.0, "dropout after the embedding, attention and MLP", min=0.0, below=1.0)
     max_len: int = setting(2000, "longest trip, in roads before the destination", min=1)
 
@@ -49,7 +53,7 @@ class TrajectoryEncoderConfig:
 class NavigatorConfig:
     """Size of the Destination-Oriented Navigator (paper section 4.3)."""
 
-    hidden_dim: int = setting(128, "width of the additive attention over candidates", min=1)
+    hidden_dim: int = setting(128, "width of the additive attention over candidates", min=1, max=MAX_WIDTH)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from models.config import ModelConfig, setting
+from models.config import MAX_LAYERS, MAX_WIDTH, ModelConfig, setting
 from utils.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ PLACEHOLDER_SECTION = "road_network_encoder_feature"
 class OptimizerConfig:
     """AdamW, its schedule and the batches (DESIGN: training semantics)."""
 
-    max_epoch: int = setting(25, "epochs to train", min=1)
+    max_epoch: int = setting(25, "epochs to train", min=1, max=1_000_000)
     batch_size: int = setting(256, "trips in a batch", min=1)
     learning_rate: float = setting(0.001, "highest learning rate", above=0.0)
     weight_decay: float = setting(0.1, "AdamW weight decay, on all parameters", min=0.0)
@@ -77,12 +77,12 @@ class DistillConfig:
 class TeacherConfig:
     """Size and training of a teacher of one's own (tools/train_teacher.py only)."""
 
-    n_layer: int = setting(8, "transformer blocks", min=1)
-    n_head: int = setting(12, "attention heads; must divide n_embd", min=1)
-    n_embd: int = setting(768, "width", min=1)
-    block_size: int = setting(256, "longest sequence; longer trips are cut", min=2)
+    n_layer: int = setting(8, "transformer blocks", min=1, max=MAX_LAYERS)
+    n_head: int = setting(12, "attention heads; must divide n_embd", min=1, max=MAX_WIDTH)
+    n_embd: int = setting(768, "width", min=1, max=MAX_WIDTH)
+    block_size: int = setting(256, "longest sequence; longer trips are cut", min=2, max=MAX_WIDTH)
     dropout: float = setting(0.1, "dropout", min=0.0, below=1.0)
-    max_epoch: int = setting(20, "epochs to train", min=1)
+    max_epoch: int = setting(20, "epochs to train", min=1, max=1_000_000)
     batch_size: int = setting(128, "trips in a batch", min=1)
     learning_rate: float = setting(0.0003, "highest learning rate", above=0.0)
     weight_decay: float = setting(0.1, "AdamW weight decay", min=0.0)
