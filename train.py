@@ -5,6 +5,8 @@
 Vanilla training does not resume: running it again starts from scratch.
 """
 
+import utils.quiet_start  # noqa: F401
+
 import argparse
 import time
 

@@ -5,6 +5,8 @@
 One rolling checkpoint (checkpoint_latest.pth) and the best model (best.pth) are kept.
 """
 
+import utils.quiet_start  # noqa: F401
+
 import argparse
 import dataclasses
 import time
@@ -90,7 +92,6 @@ def main(
     config = load_config(dataset, config_path, config_overrides)
     if distill is not None:
         config = dataclasses.replace(config, distill=dataclasses.replace(config.distill, enable=distill))
-    check_teacher(config.distill, dataset)
     device = choose_device(cuda)
     with open_run(dataset, run_name or f"seed{seed}_distill") as run:
         logger.info(f"configuration: {config_to_dict(config)}")
@@ -112,13 +113,16 @@ def train(
     # what an interrupted run left
     identity = Identity(seed, dataset, config.distill.enable)
     checkpoint = RollingCheckpoint(run.save, identity, config_to_dict(config))
+    needs_teacher = config.distill.enable and checkpoint.epochs_found < max_epoch
+    if needs_teacher:
+        check_teacher(config.distill, dataset)
 
     # data and teacher
     city = load_city(dataset, config, data_dir)
     loaders = make_loaders(city, config, device)
     log_data(city, loaders, measure_baselines(loaders["val"]))
     objective = Objective(loaders["train"].statistics)
-    if config.distill.enable and checkpoint.epochs_found < max_epoch:
+    if needs_teacher:
         term = load_distillation(config.distill, dataset, city, loaders["train"])
         objective = dataclasses.replace(objective, kl=term, kl_weight=config.distill.lambda_)
 
@@ -139,7 +143,7 @@ def train(
         run.begin_curves()
     if first_epoch >= max_epoch:
         logger.info(f"training is complete: all {max_epoch} epochs are done")
-    reporter.catch_up(checkpoint.validations)
+    reporter.catch_up(checkpoint.validations, epochs_left=first_epoch < max_epoch)
 
     # epochs
     seconds: list[float] = []

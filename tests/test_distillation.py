@@ -161,6 +161,27 @@ def test_a_batch_without_anything_to_learn_has_a_loss_of_zero_and_finite_gradien
     assert (logits.grad == 0).all()
 
 
+def test_steps_unknown_to_the_teacher_do_not_spoil_the_gradients_of_the_others(setting: Setting) -> None:
+    batch = setting.batch()
+    torch.manual_seed(2)
+    values = setting.reader().log_probs(batch)
+    unknown = batch.step_of_candidate % 3 == 0
+    logits = torch.randn(len(values), requires_grad=True)
+    term = DistillationTerm(lambda _: torch.where(unknown, math.nan, values), 2.0, False)
+    term(Prediction(logits, torch.zeros(0)), batch).backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[unknown] == 0).all()
+    assert (logits.grad[~unknown] != 0).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_teacher_answers_in_full_precision_whatever_the_students(setting: Setting, dtype: torch.dtype) -> None:
+    batch = setting.batch()
+    expected = setting.reader().log_probs(batch)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(setting.reader().log_probs(batch), expected)
+
+
 # The cache -----------------------------------------------------------------------------------------------------
 
 

@@ -77,11 +77,11 @@ def test_a_folder_that_cannot_be_one_is_missing(name: str, workplace: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../Mini", "/tmp", "a/b", "a\\b", "a\0b", "a\nb", "-x", ".x", "Mini ", "Мини", "a" * 101]
+    "name", ["", ".", "..", "../Mini", "/tmp", "a/b", "a\\b", "a\0b", "a\nb", "-x", ".x", "Mini ", " Mini", "a" * 101]
 )
 def test_a_name_that_would_lead_out_of_the_folders_is_refused(name: str, mini_city: Path) -> None:
     for data_dir in (None, mini_city):
-        assert error_of(find_folder, name, data_dir).startswith(f"--dataset {name!r}: expected a folder name of ")
+        assert error_of(find_folder, name, data_dir).startswith(f"--dataset {name!r}: expected the name of a folder ")
 
 
 # roadmap.geo and roadmap.rel -----------------------------------------------------------------------------------

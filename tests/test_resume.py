@@ -374,7 +374,53 @@ def test_a_missing_teacher_is_an_error_that_says_how_to_make_one(project: Distil
     assert done.returncode == 1
     assert "save/Mini/teacher/weights.pt: no teacher" in done.stderr
     assert "uv run python tools/train_teacher.py --dataset Mini --seed 42 --cuda 0" in done.stderr
-    assert not project.save.exists()
+    assert not list(project.save.glob("*.pth"))
+
+
+def test_a_finished_run_needs_no_teacher(copy: DistilledRun) -> None:
+    shutil.rmtree(copy.folder / "save" / "Mini" / "teacher")
+    assert run(distill_command(), copy.folder).returncode == 0
+
+
+def test_a_mismatched_checkpoint_is_kept_when_the_new_run_cannot_start(copy: DistilledRun) -> None:
+    target = _plant(copy, 43)
+    shutil.rmtree(copy.folder / "save" / "Mini" / "teacher")
+    before = target.checkpoint.read_bytes()
+    assert run(distill_command(seed=43), copy.folder).returncode == 1
+    assert target.checkpoint.read_bytes() == before
+
+
+def test_another_precision_may_go_on_with_a_run(copy: DistilledRun) -> None:
+    done = run(distill_command("--set", "training.precision=float16", epochs=EPOCHS + 1), copy.folder)
+    assert done.returncode == 0, done.stderr
+    assert "training.precision was auto when this run began, and is float16 now" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "truncated"])
+def test_a_spoilt_best_model_is_had_from_the_checkpoint_or_is_an_error(copy: DistilledRun, damage: str) -> None:
+    expected = copy.best.read_bytes()
+    copy.best.write_bytes(copy.checkpoint.read_bytes() if damage == "checkpoint" else expected[:-50])
+    if int(np.argmax(torch.load(copy.checkpoint)["validation_metrics"])) == EPOCHS - 1:
+        assert run(distill_command(), copy.folder).returncode == 0
+        assert copy.best.read_bytes() == expected
+    else:
+        assert "put the file back, or the checkpoint has lost its best model" in _error_of(copy)
+
+
+def test_a_run_that_diverges_in_its_last_step_saves_nothing(project: DistilledRun) -> None:
+    arguments = [
+        "--no-distill",
+        "--set",
+        "optimizer_config.batch_size=200",
+        "--set",
+        "optimizer_config.learning_rate=1e30",
+    ]
+    done = run(distill_command(*arguments, epochs=2), project.folder)
+    assert done.returncode == 1
+    assert "not finite" in done.stderr or "the loss is" in done.stderr
+    for path in project.save.glob("*.pth"):
+        state = torch.load(path)
+        assert all(value.isfinite().all() for value in state.get("model_state_dict", state).values())
 
 
 def test_a_bad_trial_is_pruned_and_a_good_one_is_not(project: DistilledRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,6 +453,7 @@ def test_a_bad_trial_is_pruned_and_a_good_one_is_not(project: DistilledRun, monk
     study.optimize(objective, n_trials=len(rates))
     states = [trial.state.name for trial in study.trials]
     assert states[:1] == ["COMPLETE"]
+    assert states[:3].count("COMPLETE") >= 2
     assert "PRUNED" in states[3:]
     assert (
         "COMPLETE" not in [state for state, rate in zip(states, rates, strict=True) if rate < 1e-6]
@@ -435,6 +482,24 @@ def test_a_resumed_trial_reports_each_epoch_once(
     assert [item.next_step_acc for item in result.validations] == list(study.trials[0].intermediate_values.values())
     assert len(result.validations) == 3
     assert not [w for w in recwarn if "already reported" in str(w.message)]
+
+
+def test_a_trial_killed_before_its_report_is_pruned_when_it_comes_back(
+    project: DistilledRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    import train_with_distill
+
+    monkeypatch.chdir(project.folder)
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=2.0))
+    settings = {"dataset": "Mini", "seed": 1, "cuda": -1, "config_path": "Mini.yaml", "run_name": "trial"}
+    train_with_distill.main(**settings, config_overrides={"optimizer_config.max_epoch": 1})
+    with pytest.raises(optuna.TrialPruned):
+        train_with_distill.main(
+            **settings, config_overrides={"optimizer_config.max_epoch": 3}, optuna_trial=study.ask()
+        )
+    assert torch.load(project.folder / "save" / "Mini" / "trial" / "checkpoint_latest.pth")["epoch"] == 0
 
 
 # Curves --------------------------------------------------------------------------------------------------------

@@ -46,10 +46,45 @@ def test_perplexity_falls_and_the_best_epoch_is_kept(trained: TeacherRun) -> Non
     assert values[-1] < 0.5 * values[0]
     content = torch.load(trained.checkpoint)
     best = int(np.argmin(content["val_perplexity"]))
-    if best == 4:
-        teacher = load_teacher(trained.weights)
-        for name, value in teacher.model.state_dict().items():
-            assert torch.equal(value, content["model_state_dict"][name])
+    teacher = load_teacher(trained.weights)
+    for name, value in teacher.model.state_dict().items():
+        assert torch.equal(value, content["best_state_dict"][name])
+    if best < 4:
+        assert not torch.equal(value, content["model_state_dict"][name])
+
+
+def test_lost_weights_are_written_again_from_the_best_epoch(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    ours = TeacherRun(folder)
+    longer = [*COMMAND, "--set", "teacher.max_epoch=8"]
+    content = torch.load(ours.checkpoint)
+    assert run(longer, folder).returncode == 0
+    after = torch.load(ours.checkpoint)
+    assert after["val_perplexity"][:5] == content["val_perplexity"]  # more epochs go on from the end
+    ours.weights.unlink()
+    assert run(longer, folder).returncode == 0
+    for name, value in load_teacher(ours.weights).model.state_dict().items():
+        assert torch.equal(value, after["best_state_dict"][name])
+
+
+def test_a_file_that_is_not_of_this_training_is_not_overwritten(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = make_mini_project(tmp_path)
+    (folder / "mine.pt").write_text("precious")
+    done = run([*COMMAND, "--set", "distill.teacher=mine.pt"], folder)
+    assert done.returncode == 1
+    assert "error: mine.pt exists and is not of this training" in done.stderr
+    assert (folder / "mine.pt").read_text() == "precious"
+
+
+def test_other_trips_are_another_training(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    train = folder / "data" / "Mini" / "train.csv"
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[:60]))
+    done = run([*COMMAND, "--set", "teacher.max_epoch=1"], folder)
+    assert done.returncode == 0, done.stderr
+    assert "⚠️  Checkpoint mismatch (data=" in done.stderr
 
 
 def test_distillation_reads_the_teacher_where_it_was_written(trained: TeacherRun, tmp_path: Path) -> None:
@@ -80,7 +115,7 @@ def test_other_settings_start_fresh_with_a_warning(trained: TeacherRun, tmp_path
     shutil.copytree(trained.folder, folder)
     done = run([*COMMAND, "--set", "teacher.n_layer=1", "--set", "teacher.max_epoch=1"], folder)
     assert done.returncode == 0, done.stderr
-    assert "⚠️  Checkpoint mismatch (n_layer=2 vs 1, max_epoch=5 vs 1)" in done.stderr
+    assert "⚠️  Checkpoint mismatch (n_layer=2 vs 1)" in done.stderr
     assert "⚠️  Deleting invalid checkpoint and starting fresh" in done.stderr
     assert load_teacher(TeacherRun(folder).weights).model.config.n_layer == 1
 

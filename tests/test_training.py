@@ -87,9 +87,8 @@ def test_the_first_of_equal_epochs_is_the_best(tmp_path: Path) -> None:
 
 def test_the_loading_example_of_the_documentation_works(finished: FinishedRun) -> None:
     example = re.search(r"```python\n(import torch\n.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)[1]
-    body = example.split("\n\n", 1)[1]
-    assert len(body.strip().splitlines()) <= 5
-    example = example.replace('load_config("Beijing")', 'load_config("Mini", "Mini.yaml")').replace("Beijing", "Mini")
+    assert len([line for line in example.splitlines() if line]) <= 5
+    example = example.replace('"Beijing"', '"Mini", config_path="Mini.yaml"').replace("Beijing", "Mini")
     program = example + "\nprint(type(model).__name__, model.training, sum(p.numel() for p in model.parameters()))"
     command = [sys.executable, "-c", program]
     environment = {**script_environment(), "PYTHONPATH": str(PROJECT)}
@@ -324,6 +323,46 @@ def test_a_killed_run_leaves_only_whole_files_and_the_next_one_cleans_up(project
     (save / ".tmp-abc-epoch_9.pth").write_bytes(b"half a file")
     assert run(mini("train.py"), project).returncode == 0
     assert not list(save.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("delay_s", [0.4, 1.0])
+def test_a_signal_while_the_script_is_still_importing_ends_it_in_one_line(
+    project: Path, number: signal.Signals, code: int, delay_s: float
+) -> None:
+    command = [sys.executable, str(PROJECT / "train.py"), *mini("train.py")[1:]]
+    with subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) as training:
+        time.sleep(delay_s)
+        training.send_signal(number)
+        _, stderr = training.communicate(timeout=60)
+    assert training.returncode == code
+    assert len(stderr.splitlines()) == 1
+    assert not (project / "save").exists()
+
+
+def test_two_first_runs_at_once_build_the_demo_city_once(tmp_path: Path) -> None:
+    arguments = ["tools/prepare_dataset.py", "--dataset", "Demo"]
+    with Script(arguments, tmp_path) as first, Script(arguments, tmp_path) as second:
+        assert (first.wait(), second.wait()) == (0, 0), first.stderr + second.stderr
+        assert (first.stderr + second.stderr).count("building the Demo city") == 1
+
+
+def test_predictions_that_are_no_numbers_are_never_right(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from utils.objective import label_rank
+
+    batch = SimpleNamespace(
+        road_id=torch.tensor([0, 1]),
+        max_candidates=2,
+        step_of_candidate=torch.tensor([0, 0, 1, 1]),
+        rank_of_candidate=torch.tensor([0, 1, 0, 1]),
+        road_label=torch.tensor([0, 1]),
+    )
+    nan = float("nan")
+    assert (label_rank(torch.tensor([nan, nan, nan, nan]), batch) > 0).all()
+    assert (label_rank(torch.tensor([nan, 1.0, nan, 1.0]), batch) > 0).all()
+    assert label_rank(torch.tensor([1.0, 0.0, 1.0, 0.0]), batch).tolist() == [0, 1]
 
 
 def test_a_second_process_on_the_same_run_is_refused(project: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.quiet_start  # noqa: F401
+
 from utils.benchmark import format_figures, measure
 from utils.city import find_folder, load_city
 from utils.command_line import add_data_arguments, add_device_argument, run_command_line

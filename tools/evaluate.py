@@ -11,6 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.quiet_start  # noqa: F401
+
 from models.hoser import HOSER
 from utils.checkpoint import load_model
 from utils.city import find_folder, load_city

@@ -12,6 +12,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.quiet_start  # noqa: F401
+
 from utils.checkpoint import save_tensors
 from utils.command_line import run_command_line
 from utils.config import display_path

@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.quiet_start  # noqa: F401
+
 import torch
 
 from models.hoser import HOSER

@@ -11,6 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.quiet_start  # noqa: F401
+
 from utils.baselines import measure_baselines
 from utils.city import find_folder, load_city
 from utils.command_line import add_data_arguments, run_command_line

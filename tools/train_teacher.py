@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import utils.quiet_start  # noqa: F401
+
 from loguru import logger
 
 from utils.city import find_folder, load_city
@@ -69,7 +71,8 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
         "dataset": args.dataset,
         "seed": args.seed,
         "grid": [grid.rows, grid.columns],
-        **dataclasses.asdict(settings),
+        "data": splits["train"].data_key,
+        **{key: value for key, value in dataclasses.asdict(settings).items() if key != "max_epoch"},
     }
     checkpoint = TeacherCheckpoint(run.save, weights, identity)
     checkpoint.restore(model, optimizer, precision)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from loguru import logger
 
 from models.inputs import NetworkFeatures
 from utils.checkpoint import load_tensors, save_tensors
-from utils.config import Config, display_path
+from utils.config import Config, display_path, load_config
 from utils.errors import UserError
-from utils.files import is_writable
+from utils.files import folder_lock, is_writable
 from utils.road_network import RoadNetwork, read_road_network
 from utils.synthetic_city import CitySpec, build_city
 from utils.trajectories import Trips, read_trips
@@ -47,6 +47,14 @@ class City:
         return load_trips(self.folder, split, self.network, on_bad_trip)
 
 
+def model_inputs(
+    dataset: str, data_dir: str | Path | None = None, config_path: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[Config, NetworkFeatures]:
+    """What `HOSER` is built from: `HOSER(*model_inputs("Beijing"))`."""
+    config = load_config(dataset, config_path, overrides)
+    return config, load_city(dataset, config, data_dir).features
+
+
 def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) -> City:
     """Read the roads and zones of a data set; zones are computed once where they are absent.
 
@@ -60,11 +68,16 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
     """
     folder = find_folder(dataset, data_dir)
     if _is_unbuilt_demo(dataset, data_dir):
-        logger.info(f"building the Demo city in {display_path(folder)} (once)")
-        build_city(folder, DEMO)
+        with folder_lock(folder.parent, wait=True):
+            if _is_unbuilt_demo(dataset, data_dir):  # another process may have built it while we waited
+                logger.info(f"building the Demo city in {display_path(folder)} (once)")
+                build_city(folder, DEMO)
     network = read_road_network(folder)
     _check_sizes(config, network)
     road2zone, transitions = _load_zones(folder, network, config)
+    used, configured = int(road2zone.max()) + 1, config.road_network_encoder_config.zone_id_num_embeddings
+    if used < configured:
+        logger.warning(f"road_network_partition has {used} zones, fewer than {ZONE_KEY} = {configured}")
     edges, weights = zone_edges(transitions)
     features = NetworkFeatures(
         road_attr_len=torch.from_numpy(network.road_attr_len),
@@ -135,10 +148,11 @@ def _is_unbuilt_demo(dataset: str, data_dir: str | Path | None) -> bool:
 
 def check_dataset_name(dataset: str) -> None:
     """Refuse names that would lead out of data/, save/ or log/."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", dataset):
+    plain = re.fullmatch(r"[^./\\-][^/\\]{0,99}", dataset) and dataset.isprintable()
+    if not plain or dataset != dataset.strip():
         raise UserError(
-            f"--dataset {dataset!r}: expected a folder name of letters, digits, '_', '-' and '.', such as Beijing "
-            "(at most 100, no '-' or '.' in front)"
+            f"--dataset {dataset!r}: expected the name of a folder below data/, such as Beijing: up to 100 characters, "
+            "no slashes, no dot or dash at its beginning, no blank at either end"
         )
 
 

@@ -1,7 +1,4 @@
-"""What the command lines share: arguments, messages on the terminal, exit codes.
-
-Imports nothing slow, so that `--help` answers at once.
-"""
+"""What the command lines share: arguments, messages on the terminal, exit codes. Imports nothing slow."""
 
 import argparse
 import os
@@ -30,6 +27,7 @@ def run_command_line(main: Callable[[], None], kept: str = "files already writte
     SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143.
     """
     signal.signal(signal.SIGTERM, _raise_terminated)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log_to_terminal()
     try:
         main()

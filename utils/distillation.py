@@ -51,13 +51,13 @@ def teacher_path(config: DistillConfig, dataset: str) -> Path:
 
 
 def check_teacher(config: DistillConfig, dataset: str) -> None:
-    """Refuse a run whose teacher file is missing, before anything is loaded.
+    """Refuse a run whose teacher file is missing, before any data is loaded.
 
     Raises:
         UserError: says how to get one.
     """
     path = teacher_path(config, dataset)
-    if config.enable and not path.is_file():
+    if not path.is_file():
         raise UserError(
             f"{display_path(path)}: no teacher (distill.enable is true); make one with "
             f"`uv run python tools/train_teacher.py --dataset {dataset} --seed 42 --cuda 0`, name another file with "
@@ -79,6 +79,12 @@ def load_distillation(config: DistillConfig, dataset: str, city: City, train: Ba
     known = (token_of_road >= 0).float().mean().item()
     logger.info(f"{describe_grid(grid)}; {known:.1%} of the roads lie in cells that the teacher knows")
     teacher.model.to(train.device)
+    if known == 0:
+        raise UserError(
+            f"{display_path(path)}: knows no cell that a road of this city lies in; another city's teacher?"
+        )
+    if known < 0.5:
+        logger.warning("steps that involve a cell unknown to the teacher are left out of loss_kl")
     reader = TeacherReader(teacher, token_of_road.to(train.device), config.window)
     log_probs: Callable[[Batch], Tensor] = reader.log_probs
     if config.cache:

@@ -11,6 +11,7 @@ from utils.device import Precision
 from utils.loader import BatchLoader
 from utils.objective import score
 from utils.road_network import RoadNetwork
+from utils.training import check_predictions
 
 TRIP_LENGTHS = ((2, 10), (11, 20), (21, 50), (51, 100), (101, None))  # roads of a trip, both ends included
 
@@ -51,9 +52,12 @@ def evaluate_in_detail(model: HOSER, loader: BatchLoader, network: RoadNetwork, 
         scores = score(prediction, batch, loader.statistics)
         taken = batch.candidate_road_id[batch.label_candidate]
         roads = batch.trip_len[batch.trip_of_step] + 1
+        check_predictions(bool(prediction.logits.isfinite().all()), "evaluating")
         values = (scores.rank, scores.relative_time_error, scores.time_error_s, taken, roads)
         columns.append([value.cpu().numpy() for value in values])
     rank, relative_error, error_s, taken, roads = (np.concatenate(column) for column in zip(*columns, strict=True))
+
+    check_predictions(bool(np.isfinite(relative_error).all()), "evaluating")
 
     def figures(chosen: np.ndarray) -> Figures:
         return _figures(rank[chosen], relative_error[chosen], error_s[chosen])

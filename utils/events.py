@@ -15,7 +15,7 @@ EPOCH_TAGS = "val_"  # tags of this prefix count epochs from 1, the others batch
 
 def retire_events(folder: Path) -> None:
     """Take an earlier run's events out of TensorBoard's sight: two runs in one curve are no curve."""
-    for path in folder.glob("*tfevents*"):
+    for path in folder.glob("events.out.tfevents*"):
         path.rename(path.with_name(path.name.replace("tfevents", "earlier-run")))
 
 
@@ -25,7 +25,7 @@ def trim_events(folder: Path, batches: int, epochs: int) -> None:
     TensorBoard's own means, `purge_step`, is one number for all curves; these have two axes. And it leaves
     the points in the files, for readers that do not purge to see again.
     """
-    paths = sorted(folder.glob("*tfevents*"))
+    paths = sorted(folder.glob("events.out.tfevents*"))
     if not paths:
         return
     file = io.BytesIO()

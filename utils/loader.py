@@ -106,7 +106,7 @@ class BatchLoader:
 
     def _count_candidates(self, trips: Trips, tables: RoadTables) -> None:
         """Candidates of each trip's steps: their number, and the most of a step."""
-        degree = np.diff(tables.reach_ptr.numpy()).astype(np.int32)[trips.road_id]
+        degree = np.diff(tables.reach_ptr.cpu().numpy()).astype(np.int32)[trips.road_id]
         degree[trips.offset[1:] - 1] = 0  # a destination is no step
         self._degree = degree
         self._trip_candidates = np.add.reduceat(degree, self._first, dtype=np.int64)
@@ -198,7 +198,7 @@ class BatchLoader:
             label_candidate=candidate_len.cumsum(0) - candidate_len + road_label,
             log_time=log_time,
             max_candidates=int(self._trip_max_candidates[trip_index].max()),
-            groups=tuple(self._groups(host_len, place, road, time_of_day)),
+            groups=tuple(self._groups(host_len, trip, place, road, time_of_day)),
         )
 
     def _metric_distance(self, candidate: Tensor, destination: Tensor, step: Tensor, num_steps: int) -> Tensor:
@@ -222,7 +222,7 @@ class BatchLoader:
         return torch.where(difference > torch.pi, 2 * torch.pi - difference, difference) / torch.pi
 
     def _groups(
-        self, host_len: np.ndarray, place: Tensor, road: Tensor, time_of_day: Tensor
+        self, host_len: np.ndarray, trip: Tensor, place: Tensor, road: Tensor, time_of_day: Tensor
     ) -> Iterator[AttentionGroup]:
         """Cut the batch (lengths descending) into runs of trips of similar length."""
         center, minute = self.tables.center_m[road], time_of_day * 1440.0
@@ -233,8 +233,7 @@ class BatchLoader:
             lengths = host_len[first_trip:last_trip]
             num_trips, num_steps = len(lengths), int(lengths.sum())
             steps = slice(first_step, first_step + num_steps)
-            row = torch.from_numpy(np.repeat(np.arange(num_trips) * max_len, lengths))
-            slot = row.to(self.device, non_blocking=True) + place[steps]
+            slot = (trip[steps] - first_trip) * max_len + place[steps]
             yield AttentionGroup(
                 first_step=steps.start,
                 last_step=steps.stop,
@@ -271,7 +270,7 @@ def _intervals(minute: Tensor) -> Tensor:
 def make_loaders(city: City, config: Config, device: torch.device | str) -> dict[str, BatchLoader]:
     """Loaders of train, val and test; the time statistics of all are those of train."""
     trips = {split: city.trips(split, config.data.on_bad_trip) for split in ("train", "val", "test")}
-    tables, statistics = RoadTables.of(city.network), TimeStatistics.of(trips["train"])
+    tables, statistics = RoadTables.of(city.network).to(device), TimeStatistics.of(trips["train"])
     return {split: make_loader(trips[split], tables, statistics, config, device, split) for split in trips}
 
 

@@ -46,7 +46,8 @@ def label_rank(values: Tensor, batch: Batch) -> Tensor:
     label = batch.road_label.unsqueeze(1)
     own = padded.gather(1, label)
     earlier = torch.arange(padded.shape[1], device=padded.device) < label
-    return ((padded > own) | ((padded == own) & earlier)).sum(1)
+    # Not `padded > own`: a score that is no number must not make its step look right.
+    return (~(padded <= own) | ((padded == own) & earlier)).sum(1)
 
 
 @dataclass(frozen=True)

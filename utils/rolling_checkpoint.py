@@ -61,8 +61,13 @@ class RollingCheckpoint:
         self.identity, self.config, self.data_key = identity, config, ""
         self.validations: list[Metrics] = []
         self._best_digest = ""
+        self._mismatches: list[str] = []
         self._content = self._read()
         self.epochs_found = self._content["epoch"] + 1 if self._content else 0
+
+    @property
+    def _max_epoch(self) -> int:
+        return self.config["optimizer_config"]["max_epoch"]
 
     @property
     def epochs_done(self) -> int:
@@ -87,6 +92,11 @@ class RollingCheckpoint:
             UserError: it is of another architecture, or best.pth is not the file that goes with it.
         """
         self.data_key = data_key
+        if self._mismatches:
+            # Not before all that the new run needs has been found in order.
+            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(self._mismatches)})")
+            logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
+            self.path.unlink()
         if self._content is None:
             return
         content, state = self._content, self._content["resume_state"]
@@ -94,14 +104,14 @@ class RollingCheckpoint:
         self._tell_changes(state)
         fit_state_dict(model, content["model_state_dict"], self.path, self._remedy("is of another architecture"))
         optimizer.load_state_dict(content["optimizer_state_dict"])
-        precision.scaler.load_state_dict(state["scaler"])
+        precision.load_scaler(state["scaler"])
         accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
         self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
         self._best_digest = state["best_digest"]
         self._check_best(content["model_state_dict"])
-        logger.info(
-            f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={content['best_val_acc']:.4f}"
-        )
+        if self.epochs_done < self._max_epoch:
+            best = content["best_val_acc"]
+            logger.info(f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={best:.4f}")
 
     def save(
         self,
@@ -154,21 +164,20 @@ class RollingCheckpoint:
                 f"{display_path(self.path)}: no checkpoint of this script (lacks {', '.join(missing)}); "
                 f"{self._remedy('is corrupt')}"
             )
-        mismatches = self._mismatches(content)
-        if mismatches:
-            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(mismatches)})")
-            logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
-            self.path.unlink()
+        self._mismatches = self._compare(content)
+        if self._mismatches:
             return None
         if content["resume_state"].get("version") != VERSION:
             found = content["resume_state"].get("version")
             raise UserError(
                 f"{display_path(self.path)}: format version {found}, expected {VERSION}; {self._remedy('is too old')}"
             )
-        logger.info(f"✅ Valid checkpoint found: will resume from epoch {content['epoch'] + 2}")
+        if content["epoch"] + 1 < self._max_epoch:
+            logger.info(f"✅ Valid checkpoint found: will resume from epoch {content['epoch'] + 2}")
         return content
 
-    def _mismatches(self, content: dict[str, Any]) -> list[str]:
+    def _compare(self, content: dict[str, Any]) -> list[str]:
+        """Where the checkpoint is another run's."""
         pairs = (
             ("seed", content["seed"], self.identity.seed),
             ("dataset", content["dataset"], self.identity.dataset),
@@ -190,7 +199,7 @@ class RollingCheckpoint:
 
     def _check_best(self, latest: dict[str, Tensor]) -> None:
         """best.pth must be the file that the checkpoint was saved with."""
-        if self.best_path.exists() and _digest(load_tensors(self.best_path)) == self._best_digest:
+        if self._best_is_intact():
             return
         if self.best_epoch == self.epochs_done:
             save_tensors(latest, self.best_path)
@@ -200,6 +209,13 @@ class RollingCheckpoint:
             f"the checkpoint holds that of epoch {self.epochs_done} only; put the file back, or "
             f"{self._remedy('has lost its best model')}"
         )
+
+    def _best_is_intact(self) -> bool:
+        try:
+            state = load_tensors(self.best_path)
+        except UserError:
+            return False
+        return isinstance(state, dict) and _digest(state) == self._best_digest
 
     def _remedy(self, trouble: str) -> str:
         return (
@@ -212,8 +228,10 @@ def _digest(state: dict[str, Tensor]) -> str:
     """Hash of names and values of a state dict."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in state.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(str(name).encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

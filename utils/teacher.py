@@ -62,15 +62,17 @@ class TeacherReader:
         The softmax over the full vocabulary cancels in it, so the output layer is evaluated at the
         candidates' tokens only. NaN at the steps that involve a cell unknown to the teacher.
         """
-        history, length = self._windows(batch)
-        last_hidden = self._read(history, length)
-        token = self.token_of_road[batch.candidate_road_id]
-        known = (history >= 0).logical_or(_before(history, length)).all(1)
-        step = batch.step_of_candidate
-        scores = self.teacher.model.logits_at(last_hidden.index_select(0, step), token.clamp(min=0)).float()
-        known = known.scatter(0, step[token < 0], False)
-        log_probs = pad_candidates(scores, batch).log_softmax(dim=1)[step, batch.rank_of_candidate]
-        return torch.where(known[step], log_probs, torch.nan)
+        # In float32 also where the student is not: the answers are those that a cache would keep.
+        with torch.autocast(batch.road_id.device.type, enabled=False):
+            history, length = self._windows(batch)
+            last_hidden = self._read(history, length)
+            token = self.token_of_road[batch.candidate_road_id]
+            known = (history >= 0).logical_or(_before(history, length)).all(1)
+            step = batch.step_of_candidate
+            scores = self.teacher.model.logits_at(last_hidden.index_select(0, step), token.clamp(min=0)).float()
+            known = known.scatter(0, step[token < 0], False)
+            log_probs = pad_candidates(scores, batch).log_softmax(dim=1)[step, batch.rank_of_candidate]
+            return torch.where(known[step], log_probs, torch.nan)
 
     def _windows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The last tokens of SOT + cells so far, right-aligned [S, window], and how many they are [S]."""

@@ -93,7 +93,7 @@ def _read(path: Path, loader: BatchLoader) -> Tensor | None:
 
 def _compute(reader: TeacherReader, loader: BatchLoader, parts: Path) -> Tensor:
     values = torch.empty(loader.num_candidates, dtype=torch.float16)
-    first_candidate = loader.first_candidate.cpu()
+    first_candidate = loader.first_candidate.to(loader.device)
     with tqdm(total=loader.num_trips, desc="teacher", unit=" trips", disable=None, leave=False) as progress:
         for first in range(0, loader.num_trips, TRIPS_PER_PART):
             trips = np.arange(first, min(first + TRIPS_PER_PART, loader.num_trips))
@@ -104,7 +104,7 @@ def _compute(reader: TeacherReader, loader: BatchLoader, parts: Path) -> Tensor:
                 part = torch.empty(end - begin, dtype=torch.float16)
                 for start in range(0, len(trips), TRIPS_PER_BATCH):
                     batch = loader.batch(trips[start : start + TRIPS_PER_BATCH])
-                    places = _places(first_candidate.to(loader.device), batch).cpu() - begin
+                    places = _places(first_candidate, batch).cpu() - begin
                     part[places] = reader.log_probs(batch).cpu().half()
                 save_tensors(part, path)
             values[begin:end] = part

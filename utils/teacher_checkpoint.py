@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from loguru import logger
+from torch import Tensor
 
 from models.lmtad import LMTAD
 from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
@@ -21,6 +22,7 @@ class TeacherCheckpoint:
         """`identity` is what a run must share with a checkpoint to go on from it, as plain values."""
         self.path, self.weights, self.identity = folder / "checkpoint_latest.pth", weights, identity
         self.perplexities: list[float] = []
+        self._best_state: dict[str, Tensor] = {}
 
     @property
     def best_epoch(self) -> int:
@@ -31,9 +33,14 @@ class TeacherCheckpoint:
         """Go on from an interrupted training of the same teacher, if there is one.
 
         Raises:
-            UserError: the checkpoint is damaged.
+            UserError: the checkpoint is damaged, or the file of the weights is somebody else's.
         """
         if not self.path.exists():
+            if self.weights.exists() and self.weights.parent.resolve() != self.path.parent.resolve():
+                raise UserError(
+                    f"{display_path(self.weights)} exists and is not of this training; remove it, or name another "
+                    "file with --set distill.teacher=FILE"
+                )
             return
         remedy = f"to train from scratch, rm {display_path(self.path)} and run the same command again"
         try:
@@ -52,26 +59,33 @@ class TeacherCheckpoint:
             return
         fit_state_dict(model, content["model_state_dict"], self.path, remedy)
         optimizer.load_state_dict(content["optimizer_state_dict"])
-        precision.scaler.load_state_dict(content["scaler"])
+        precision.load_scaler(content["scaler"])
         self.perplexities = content["val_perplexity"]
-        # The weights are written after the checkpoint: a kill between the two is made good here.
-        if self.best_epoch == len(self.perplexities) or not self.weights.exists():
-            self._save_weights(model)
+        self._best_state = content["best_state_dict"]
+        self._save_weights(model)  # a kill may have come between the checkpoint and them
         logger.info(f"✅ Resumed from checkpoint: epoch {len(self.perplexities) + 1}")
 
     def save(self, model: LMTAD, optimizer: torch.optim.Optimizer, precision: Precision, val_perplexity: float) -> None:
         """Save the epoch that was just validated; if strictly better than all before, also its weights."""
         self.perplexities.append(val_perplexity)
+        is_best = self.best_epoch == len(self.perplexities)
+        state = state_dict_of(model)
+        if is_best:
+            # Copies: on the CPU a state dict is a view of the parameters, which go on changing.
+            self._best_state = {name: value.clone() for name, value in state.items()}
         content = {
             "identity": self.identity,
             "val_perplexity": self.perplexities,
-            "model_state_dict": state_dict_of(model),
+            "model_state_dict": state,
+            "best_state_dict": self._best_state,
             "optimizer_state_dict": on_cpu(optimizer.state_dict()),
             "scaler": precision.scaler.state_dict(),
         }
         save_tensors(content, self.path)
-        if self.best_epoch == len(self.perplexities):
+        if is_best:
             self._save_weights(model)
 
     def _save_weights(self, model: LMTAD) -> None:
-        save_teacher(self.weights, model, tuple(self.identity["grid"]))
+        best = LMTAD(model.config)
+        best.load_state_dict(self._best_state)
+        save_teacher(self.weights, best, tuple(self.identity["grid"]))

@@ -1,5 +1,6 @@
 """Training an LM-TAD teacher on the grid cells of a data set's trips: SOT, cells, EOT."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,6 +65,14 @@ class TokenTrips:
         token[is_cell] = grid.cell[trips.road_id]
         self._first, self._length = torch.from_numpy(first), torch.from_numpy(lengths)
         self.token = torch.from_numpy(token).to(device)
+
+    @property
+    def data_key(self) -> str:
+        """Hash of the sequences."""
+        digest = hashlib.blake2b(digest_size=12)
+        for tensor in (self.token.cpu(), self._first):
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()
 
     @property
     def num_batches(self) -> int:

@@ -76,7 +76,7 @@ def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now
     """
     to_go = f"{max_epoch - epoch:0{len(str(max_epoch))}d} to go"
     return (
-        f"{to_go} | epoch {epoch}/{max_epoch} val_next_step_acc, {metrics.next_step_acc:.6f}, "
+        f"{to_go} | epoch {epoch}/{max_epoch} val_next_step_acc, {metrics.next_step_acc:.9f}, "
         f"val_time_pred_mape, {metrics.time_pred_mape:.6f} | {seconds:.1f} s | {now:%Y-%m-%d %H:%M:%S}\n"
     )
 
@@ -111,9 +111,10 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
     """
     save, log, tensorboard = (Path(top) / dataset / run_name for top in ("save", "log", "tensorboard_log"))
     with folder_lock(save):
-        remove_temporary_files(save)
         for folder in (log, tensorboard):
             make_folder(folder)
+        for folder in (save, tensorboard):
+            remove_temporary_files(folder)
         sink = logger.add(_new_log_file(log), format=LOG_FORMAT, level="INFO", diagnose=False)
         run = Run(save, log, tensorboard)
         try:
@@ -122,8 +123,12 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
             # The terminal hears of it when the program ends; the file must hear of it while it is open.
             logger.bind(file_only=True).error(f"error: {error}")
             raise
-        except BaseException:
-            logger.bind(file_only=True).exception("stopped")
+        except Exception as error:
+            is_planned = type(error).__name__ == "TrialPruned"
+            logger.bind(file_only=True).opt(exception=not is_planned).info(f"stopped: {type(error).__name__}")
+            raise
+        except BaseException as error:
+            logger.bind(file_only=True).info(f"stopped: {type(error).__name__}")
             raise
         finally:
             if run.writer is not None:

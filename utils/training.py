@@ -144,11 +144,16 @@ def _check_finite(records: list[BatchRecord], first_batch: int, epoch: int) -> N
 
 @torch.no_grad()
 def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str) -> Metrics:
-    """Accuracy and time error over all trips of a split. `title` stands beside the progress bar."""
+    """Accuracy and time error over all trips of a split. `title` stands beside the progress bar.
+
+    Raises:
+        UserError: predictions that are no numbers.
+    """
     model.eval()
     with precision.autocast():
         network = model.embed_network()
     correct = torch.zeros((), dtype=torch.int64, device=loader.device)
+    finite = torch.ones((), dtype=torch.bool, device=loader.device)
     error = torch.zeros((), dtype=torch.float64, device=loader.device)
     steps = 0
     bar = tqdm(loader.in_order(), title, loader.num_batches, unit=" batches", disable=None, leave=False)
@@ -157,6 +162,17 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
             prediction = model(batch, network)
         scores = score(prediction, batch, loader.statistics)
         correct += (scores.rank == 0).sum()
+        finite &= prediction.logits.isfinite().all()
         error += scores.relative_time_error.sum(dtype=torch.float64)
         steps += len(batch.road_id)
+    check_predictions(bool(finite) and math.isfinite(error.item()), title)
     return Metrics(correct.item() / steps, error.item() / steps)
+
+
+def check_predictions(finite: bool, title: str) -> None:
+    """Refuse a model whose predictions are NaN or infinite: its figures would mean nothing."""
+    if not finite:
+        raise UserError(
+            f"{title}: the model's predictions are not finite; its training has diverged (a lower "
+            "optimizer_config.learning_rate may help); files already written stay"
+        )
