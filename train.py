@@ -24,11 +24,11 @@ from utils.command_line import (
     run_command_line,
 )
 from utils.config import Config, config_to_dict, display_path, load_config
-from utils.device import Precision, choose_device, set_seed
+from utils.device import choose_device, set_seed
 from utils.loader import make_loaders
 from utils.objective import Objective
 from utils.tracking import Run, log_data, log_summary, open_run
-from utils.training import Metrics, Schedule, evaluate, make_optimizer, train_epoch
+from utils.training import Learner, Metrics, evaluate, train_epoch
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,11 +60,8 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     # model
     set_seed(args.seed)
     model = HOSER(config, city.features).to(device)
+    learner = Learner.of(model, config, loaders["train"].num_batches, device)
     objective = Objective(loaders["train"].statistics)
-    optimizer = make_optimizer(model, config.optimizer_config)
-    schedule = Schedule.of(config.optimizer_config, loaders["train"].num_batches)
-    precision = Precision(config.training.precision, device)
-    logger.info(f"HOSER with {sum(p.numel() for p in model.parameters()):,} parameters on {device}, {precision.name}")
 
     # epochs
     checkpoints = EpochCheckpoints(run.save)
@@ -73,20 +70,9 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     seconds: list[float] = []
     for epoch_id in range(config.optimizer_config.max_epoch):
         began = time.monotonic()
-        epoch = train_epoch(
-            model,
-            loaders["train"],
-            objective,
-            optimizer,
-            schedule,
-            precision,
-            config.optimizer_config,
-            args.seed,
-            epoch_id,
-        )
-        for records in epoch:
+        for records in train_epoch(learner, loaders["train"], objective, args.seed, epoch_id):
             run.log_batches(records)
-        validations.append(evaluate(model, loaders["val"], precision, f"validating, epoch {epoch_id + 1}"))
+        validations.append(evaluate(model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}"))
         checkpoints.save(model, validations[-1].next_step_acc)
         seconds.append(time.monotonic() - began)
         run.log_epoch(epoch_id + 1, config.optimizer_config.max_epoch, validations[-1], seconds[-1])
@@ -95,7 +81,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     best_epoch = checkpoints.best_epoch
     logger.info(f"loading epoch_{best_epoch}.pth")
     load_model(model, checkpoints.best_path)
-    test = evaluate(model, loaders["test"], precision, "testing")
+    test = evaluate(model, loaders["test"], learner.precision, "testing")
     log_summary(best_epoch, validations[best_epoch - 1], test, display_path(checkpoints.best_path), seconds)
 
 

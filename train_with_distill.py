@@ -24,14 +24,14 @@ from utils.checkpoint import load_model
 from utils.city import find_folder, load_city
 from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
 from utils.config import Config, config_to_dict, display_path, load_config
-from utils.device import Precision, choose_device, set_seed
+from utils.device import choose_device, set_seed
 from utils.distillation import check_teacher, load_distillation
-from utils.loader import make_loaders
+from utils.loader import BatchLoader, make_loaders
 from utils.objective import Objective
 from utils.pruning import TrialReporter
 from utils.rolling_checkpoint import Identity, RollingCheckpoint
 from utils.tracking import Run, log_data, log_summary, open_run
-from utils.training import Metrics, Schedule, evaluate, make_optimizer, train_epoch
+from utils.training import Learner, Metrics, evaluate, train_epoch
 
 if TYPE_CHECKING:
     import optuna
@@ -46,6 +46,11 @@ class Result:
     test: Metrics  # of the best model
     validations: list[Metrics]  # of all epochs
     best_path: Path
+
+    @property
+    def final(self) -> Metrics:
+        """Validation metrics of the last epoch."""
+        return self.validations[-1]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -107,14 +112,12 @@ def train(
     run: Run,
     reporter: TrialReporter,
 ) -> Result:
-    """The whole run: data, teacher, model, checkpoint, epochs, test."""
-    max_epoch = config.optimizer_config.max_epoch
-
+    """The whole run: checkpoint, data, teacher, model, epochs, test."""
     # what an interrupted run left
     identity = Identity(seed, dataset, config.distill.enable)
     checkpoint = RollingCheckpoint(run.save, identity, config_to_dict(config))
-    needs_teacher = config.distill.enable and checkpoint.epochs_found < max_epoch
-    if needs_teacher:
+    learns_from_teacher = config.distill.enable and checkpoint.epochs_found < config.optimizer_config.max_epoch
+    if learns_from_teacher:
         check_teacher(config.distill, dataset)
 
     # data and teacher
@@ -122,21 +125,38 @@ def train(
     loaders = make_loaders(city, config, device)
     log_data(city, loaders, measure_baselines(loaders["val"]))
     objective = Objective(loaders["train"].statistics)
-    if needs_teacher:
+    if learns_from_teacher:
         term = load_distillation(config.distill, dataset, city, loaders["train"])
         objective = dataclasses.replace(objective, kl=term, kl_weight=config.distill.lambda_)
 
     # model
     set_seed(seed)
     model = HOSER(config, city.features).to(device)
-    optimizer = make_optimizer(model, config.optimizer_config)
-    schedule = Schedule.of(config.optimizer_config, loaders["train"].num_batches)
-    precision = Precision(config.training.precision, device)
-    logger.info(f"HOSER with {sum(p.numel() for p in model.parameters()):,} parameters on {device}, {precision.name}")
+    learner = Learner.of(model, config, loaders["train"].num_batches, device)
+    checkpoint.restore(learner, loaders["train"].data_key)
 
-    # resume
-    checkpoint.restore(model, optimizer, precision, loaders["train"].data_key)
-    first_epoch = checkpoint.epochs_done
+    # epochs
+    seconds = train_epochs(learner, loaders, objective, seed, checkpoint, run, reporter)
+
+    # test, with the epoch that validates best
+    load_model(model, checkpoint.best_path)
+    test = evaluate(model, loaders["test"], learner.precision, "testing")
+    best = checkpoint.validations[checkpoint.best_epoch - 1]
+    log_summary(checkpoint.best_epoch, best, test, display_path(checkpoint.best_path), seconds)
+    return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
+
+
+def train_epochs(
+    learner: Learner,
+    loaders: dict[str, BatchLoader],
+    objective: Objective,
+    seed: int,
+    checkpoint: RollingCheckpoint,
+    run: Run,
+    reporter: TrialReporter,
+) -> list[float]:
+    """Train the epochs that the checkpoint has not; returns the seconds that each took."""
+    first_epoch, max_epoch = checkpoint.epochs_done, learner.config.max_epoch
     if first_epoch:
         run.continue_curves(batches=first_epoch * loaders["train"].num_batches, epochs=first_epoch)
     else:
@@ -145,28 +165,18 @@ def train(
         logger.info(f"training is complete: all {max_epoch} epochs are done")
     reporter.catch_up(checkpoint.validations, epochs_left=first_epoch < max_epoch)
 
-    # epochs
     seconds: list[float] = []
     for epoch_id in range(first_epoch, max_epoch):
         began = time.monotonic()
-        epoch = train_epoch(
-            model, loaders["train"], objective, optimizer, schedule, precision, config.optimizer_config, seed, epoch_id
-        )
-        for records in epoch:
+        for records in train_epoch(learner, loaders["train"], objective, seed, epoch_id):
             run.log_batches(records)
-        metrics = evaluate(model, loaders["val"], precision, f"validating, epoch {epoch_id + 1}")
+        metrics = evaluate(learner.model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}")
         seconds.append(time.monotonic() - began)
         # The curves first: what a checkpoint counts as done is in them.
         run.log_epoch(epoch_id + 1, max_epoch, metrics, seconds[-1])
-        checkpoint.save(model, optimizer, precision, metrics, wandb_run_id=None)
+        checkpoint.save(learner, metrics, wandb_run_id=None)
         reporter.report(metrics.next_step_acc, epoch_id)
-
-    # test, with the epoch that validates best
-    load_model(model, checkpoint.best_path)
-    test = evaluate(model, loaders["test"], precision, "testing")
-    best = checkpoint.validations[checkpoint.best_epoch - 1]
-    log_summary(checkpoint.best_epoch, best, test, display_path(checkpoint.best_path), seconds)
-    return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
+    return seconds
 
 
 def command_line() -> None:

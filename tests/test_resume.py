@@ -484,6 +484,15 @@ def test_a_resumed_trial_reports_each_epoch_once(
     assert not [w for w in recwarn if "already reported" in str(w.message)]
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "a/../../b", "", "a\0b"])
+def test_a_run_name_that_leads_out_of_the_folders_is_refused(name: str, tmp_path: Path) -> None:
+    from utils.errors import UserError
+    from utils.tracking import open_run
+
+    with pytest.raises(UserError, match="run name"), open_run("Mini", name):
+        pass
+
+
 def test_a_trial_killed_before_its_report_is_pruned_when_it_comes_back(
     project: DistilledRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

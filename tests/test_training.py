@@ -386,10 +386,9 @@ def test_accumulated_batches_equal_one_batch_of_their_trips(tmp_path: Path) -> N
     from models.hoser import HOSER
     from utils.city import load_city
     from utils.config import load_config
-    from utils.device import Precision
     from utils.loader import BatchLoader, RoadTables, TimeStatistics
     from utils.objective import Objective
-    from utils.training import Schedule, make_optimizer, train_epoch
+    from utils.training import Learner, train_epoch
 
     make_mini_project(tmp_path)
     results = []
@@ -401,16 +400,9 @@ def test_accumulated_batches_equal_one_batch_of_their_trips(tmp_path: Path) -> N
         loader = BatchLoader(trips, RoadTables.of(city.network), TimeStatistics.of(trips), batch_size)
         torch.manual_seed(1)
         model = HOSER(config, city.features)
-        optimizer = make_optimizer(model, config.optimizer_config)
-        schedule = Schedule.of(config.optimizer_config, loader.num_batches)
-        precision, objective = Precision("float32", torch.device("cpu")), Objective(loader.statistics)
-        records = [
-            record
-            for chunk in train_epoch(
-                model, loader, objective, optimizer, schedule, precision, config.optimizer_config, 0, 0
-            )
-            for record in chunk
-        ]
+        learner = Learner.of(model, config, loader.num_batches, torch.device("cpu"))
+        epoch = train_epoch(learner, loader, Objective(loader.statistics), seed=0, epoch=0)
+        records = [record for chunk in epoch for record in chunk]
         results.append((records, torch.nn.utils.parameters_to_vector(model.parameters()).detach()))
     (whole, whole_weights), (halves, halves_weights) = results
     assert [len(whole), len(halves)] == [2, 3]  # 36 = 24 + 12 = 12 + 12, 12: the last window is shorter

@@ -12,12 +12,10 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from models.hoser import HOSER
 from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
 from utils.config import display_path
-from utils.device import Precision
 from utils.errors import UserError
-from utils.training import Metrics
+from utils.training import Learner, Metrics
 
 VERSION = 1
 KEYS = (
@@ -83,7 +81,7 @@ class RollingCheckpoint:
     def best_val_acc(self) -> float:
         return self.validations[self.best_epoch - 1].next_step_acc
 
-    def restore(self, model: HOSER, optimizer: torch.optim.Optimizer, precision: Precision, data_key: str) -> None:
+    def restore(self, learner: Learner, data_key: str) -> None:
         """Put model, optimizer and gradient scaler into the state of the checkpoint, if there is one.
 
         `data_key` is a hash of the training data.
@@ -102,9 +100,10 @@ class RollingCheckpoint:
         content, state = self._content, self._content["resume_state"]
         self._content = None  # several times the model: not to be held through the run
         self._tell_changes(state)
-        fit_state_dict(model, content["model_state_dict"], self.path, self._remedy("is of another architecture"))
-        optimizer.load_state_dict(content["optimizer_state_dict"])
-        precision.load_scaler(state["scaler"])
+        remedy = self._remedy("is of another architecture")
+        fit_state_dict(learner.model, content["model_state_dict"], self.path, remedy)
+        learner.optimizer.load_state_dict(content["optimizer_state_dict"])
+        learner.precision.load_scaler(state["scaler"])
         accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
         self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
         self._best_digest = state["best_digest"]
@@ -113,17 +112,10 @@ class RollingCheckpoint:
             best = content["best_val_acc"]
             logger.info(f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={best:.4f}")
 
-    def save(
-        self,
-        model: HOSER,
-        optimizer: torch.optim.Optimizer,
-        precision: Precision,
-        metrics: Metrics,
-        wandb_run_id: str | None,
-    ) -> None:
+    def save(self, learner: Learner, metrics: Metrics, wandb_run_id: str | None) -> None:
         """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
         self.validations.append(metrics)
-        model_state = state_dict_of(model)
+        model_state = state_dict_of(learner.model)
         is_best = self.best_epoch == self.epochs_done
         if is_best:
             self._best_digest = _digest(model_state)
@@ -133,13 +125,13 @@ class RollingCheckpoint:
             "dataset": self.identity.dataset,
             "distill_enabled": self.identity.distill_enabled,
             "model_state_dict": model_state,
-            "optimizer_state_dict": on_cpu(optimizer.state_dict()),
+            "optimizer_state_dict": on_cpu(learner.optimizer.state_dict()),
             "best_val_acc": self.best_val_acc,
             "validation_metrics": [item.next_step_acc for item in self.validations],
             "wandb_run_id": wandb_run_id,
             "resume_state": {
                 "version": VERSION,
-                "scaler": precision.scaler.state_dict(),
+                "scaler": learner.precision.scaler.state_dict(),
                 "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
                 "best_digest": self._best_digest,
                 "config": self.config,

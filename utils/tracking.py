@@ -107,8 +107,12 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
     """Make the folders of a run and hold them for this process; log to a new file until the end.
 
     Raises:
-        UserError: a folder cannot be written, or another process is using it.
+        UserError: a name that leads out of the folders, a folder that cannot be written or that another
+            process is using.
     """
+    parts = Path(run_name).parts
+    if not parts or Path(run_name).is_absolute() or ".." in parts or not run_name.isprintable():
+        raise UserError(f"run name {run_name!r}: expected a path below save/{dataset}/, such as tune/study/trial_0")
     save, log, tensorboard = (Path(top) / dataset / run_name for top in ("save", "log", "tensorboard_log"))
     with folder_lock(save):
         for folder in (log, tensorboard):

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.hoser import HOSER
-from utils.config import OptimizerConfig
+from utils.config import Config, OptimizerConfig, TeacherConfig
 from utils.device import Precision
 from utils.errors import UserError
 from utils.loader import BatchLoader
@@ -65,27 +66,39 @@ def steps_per_epoch(config: OptimizerConfig, batches_per_epoch: int) -> int:
     return -(-batches_per_epoch // config.accum_steps)
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: OptimizerConfig | TeacherConfig) -> torch.optim.AdamW:
     """AdamW over all parameters; the rate is set at each step."""
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
+@dataclass(frozen=True)
+class Learner:
+    """A model and all that changes it."""
+
+    model: HOSER
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    precision: Precision
+    config: OptimizerConfig
+
+    @staticmethod
+    def of(model: HOSER, config: Config, batches_per_epoch: int, device: torch.device) -> "Learner":
+        optim = config.optimizer_config
+        precision = Precision(config.training.precision, device)
+        parameters = sum(p.numel() for p in model.parameters())
+        logger.info(f"HOSER with {parameters:,} parameters on {device}, {precision.name}")
+        return Learner(model, make_optimizer(model, optim), Schedule.of(optim, batches_per_epoch), precision, optim)
+
+
 def train_epoch(
-    model: HOSER,
-    loader: BatchLoader,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    precision: Precision,
-    config: OptimizerConfig,
-    seed: int,
-    epoch: int,
+    learner: Learner, loader: BatchLoader, objective: Objective, seed: int, epoch: int
 ) -> Iterator[list[BatchRecord]]:
     """Train one epoch (from 0); yields the records of its batches, some at a time.
 
     Raises:
         UserError: a loss is not finite.
     """
+    model, precision, config = learner.model, learner.precision, learner.config
     model.train()
     # With dropout the epoch draws random numbers; like the shuffle they depend on seed and epoch alone.
     torch.manual_seed((seed + 1) * 1_000_003 + epoch)
@@ -97,12 +110,12 @@ def train_epoch(
     for index, batch in enumerate(bar):
         window_start = index - index % config.accum_steps
         window_size = min(config.accum_steps, loader.num_batches - window_start)
-        rate = schedule.rate(first_step + index // config.accum_steps)
+        rate = learner.schedule.rate(first_step + index // config.accum_steps)
         with precision.autocast():
             losses = objective(model(batch), batch)
         precision.scaler.scale(losses.total / window_size).backward()
         if index + 1 == window_start + window_size:
-            optimizer_step(model, optimizer, precision, rate, config.max_norm)
+            optimizer_step(model, learner.optimizer, precision, rate, config.max_norm)
         terms = [losses.next_step, losses.time_pred, losses.total, *([] if losses.kl is None else [losses.kl])]
         pending.append((torch.stack(terms).detach(), rate))
         if len(pending) == READ_BACK or index + 1 == loader.num_batches:
