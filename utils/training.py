@@ -87,7 +87,13 @@ class Learner:
         precision = Precision(config.training.precision, device)
         parameters = sum(p.numel() for p in model.parameters())
         logger.info(f"HOSER with {parameters:,} parameters on {device}, {precision.name}")
-        return Learner(model, make_optimizer(model, optim), Schedule.of(optim, batches_per_epoch), precision, optim)
+        schedule = Schedule.of(optim, batches_per_epoch)
+        if schedule.total_steps == 1:
+            logger.warning(
+                "one optimizer step in all: the schedule ends there, at a rate of zero, so nothing is learned; "
+                "raise optimizer_config.max_epoch or lower optimizer_config.batch_size"
+            )
+        return Learner(model, make_optimizer(model, optim), schedule, precision, optim)
 
 
 def train_epoch(
