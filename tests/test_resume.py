@@ -396,6 +396,16 @@ def test_another_precision_may_go_on_with_a_run(copy: DistilledRun) -> None:
     assert "training.precision was auto when this run began, and is float16 now" in done.stderr
 
 
+def test_a_kill_between_the_checkpoint_and_best_is_made_good(project: DistilledRun) -> None:
+    """After the first epoch, which is the best so far, the checkpoint alone holds all that best.pth does."""
+    assert run(distill_command(epochs=1), project.folder).returncode == 0
+    expected = project.best.read_bytes()
+    for spoil in (project.best.unlink, lambda: project.best.write_bytes(expected[:-50])):
+        spoil()
+        assert run(distill_command(epochs=1), project.folder).returncode == 0
+        assert project.best.read_bytes() == expected
+
+
 @pytest.mark.parametrize("damage", ["checkpoint", "truncated"])
 def test_a_spoilt_best_model_is_had_from_the_checkpoint_or_is_an_error(copy: DistilledRun, damage: str) -> None:
     expected = copy.best.read_bytes()
