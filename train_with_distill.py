@@ -68,7 +68,7 @@ def main(
     dataset: str,
     seed: int = 0,
     cuda: int = 0,
-    config_overrides: Mapping[str, Any] | Sequence[str] = (),
+    config_overrides: Mapping[str, Any] | Sequence[str] | None = None,
     run_name: str | None = None,
     optuna_trial: "optuna.Trial | None" = None,
     *,
@@ -82,7 +82,7 @@ def main(
         dataset: name of the data set.
         seed: random seed.
         cuda: GPU number; -1 for the CPU.
-        config_overrides: `section.key` -> value, or `section.key=value` texts.
+        config_overrides: `section.key` -> value (or nested sections), or `section.key=value` texts.
         run_name: folder below save/{dataset}/ and so on; by default seed{seed}_distill.
         optuna_trial: reports each epoch to this trial, which may prune the run.
         data_dir: folder of the data set, by default data/{dataset}.
@@ -94,7 +94,7 @@ def main(
         optuna.TrialPruned: the trial says so; its checkpoint is complete.
     """
     find_folder(dataset, data_dir)
-    config = load_config(dataset, config_path, config_overrides)
+    config = load_config(dataset, config_path, config_overrides or ())
     if distill is not None:
         config = dataclasses.replace(config, distill=dataclasses.replace(config.distill, enable=distill))
     device = choose_device(cuda)

@@ -127,6 +127,13 @@ def test_sizes_that_fit_only_together_may_be_overridden_one_by_one() -> None:
     assert load_config(overrides=overrides).navigator_config.hidden_dim == 96
 
 
+def test_a_mapping_of_keys_or_of_sections_overrides_too() -> None:
+    by_key = load_config("Beijing", None, {"optimizer_config.max_epoch": 3, "distill.lambda": 0.5})
+    by_section = load_config("Beijing", None, {"optimizer_config": {"max_epoch": 3}, "distill": {"lambda": 0.5}})
+    assert by_key == by_section
+    assert (by_key.optimizer_config.max_epoch, by_key.distill.lambda_) == (3, 0.5)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

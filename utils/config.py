@@ -109,7 +109,7 @@ def load_config(
     """Read `path`, or else `config/{dataset}.yaml` if there is one, or else take the published values.
 
     `overrides`, applied in their order, are `section.key=value` texts with YAML values, or a mapping from
-    keys to values.
+    keys (or sections) to values.
 
     Raises:
         UserError: no such file, YAML that does not parse, an unknown key, a value of the wrong type or
@@ -125,7 +125,7 @@ def load_config(
     _check_placeholder(tree, source)
     config = _build(Config, tree, source, "")
     if isinstance(overrides, typing.Mapping):
-        parsed = [(key, value, f"--set {key}={value}") for key, value in overrides.items()]
+        parsed = [(key, value, f"--set {key}={value}") for key, value in flatten(overrides).items()]
     else:
         parsed = [(*_parse_override(text), f"--set {text}") for text in overrides]
     for key, value, override_source in parsed:
@@ -160,6 +160,15 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(None, None, f"key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
+
+
+def flatten(tree: typing.Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as `section.key` entries."""
+    flat = {}
+    for key, value in tree.items():
+        is_section = isinstance(value, typing.Mapping)
+        flat |= flatten(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
+    return flat
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

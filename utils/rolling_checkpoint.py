@@ -13,7 +13,7 @@ from loguru import logger
 from torch import Tensor
 
 from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
-from utils.config import display_path
+from utils.config import display_path, flatten
 from utils.errors import UserError
 from utils.training import Learner, Metrics
 
@@ -179,7 +179,7 @@ class RollingCheckpoint:
 
     def _tell_changes(self, state: dict[str, Any]) -> None:
         """Settings and data may change between the parts of a run; it is then no longer the same run."""
-        old, new = (_flat(config) for config in (state["config"], self.config))
+        old, new = (flatten(config) for config in (state["config"], self.config))
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) == new.get(key):
                 continue
@@ -234,11 +234,3 @@ def on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: on_cpu(item) for key, item in value.items()}
     return [on_cpu(item) for item in value] if isinstance(value, list) else value
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as `section.key` entries."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
