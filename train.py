@@ -70,7 +70,8 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     seconds: list[float] = []
     for epoch_id in range(config.optimizer_config.max_epoch):
         began = time.monotonic()
-        for records in train_epoch(learner, loaders["train"], objective, args.seed, epoch_id):
+        first_batch = epoch_id * loaders["train"].num_batches
+        for records in train_epoch(learner, loaders["train"], objective, args.seed, epoch_id, first_batch):
             run.log_batches(records)
         validations.append(evaluate(model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}"))
         checkpoints.save(model, validations[-1].next_step_acc)

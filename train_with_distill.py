@@ -158,7 +158,7 @@ def train_epochs(
     """Train the epochs that the checkpoint has not; returns the seconds that each took."""
     first_epoch, max_epoch = checkpoint.epochs_done, learner.config.max_epoch
     if first_epoch:
-        run.continue_curves(batches=first_epoch * loaders["train"].num_batches, epochs=first_epoch)
+        run.continue_curves(checkpoint.batches_done, first_epoch)
     else:
         run.begin_curves()
     if first_epoch >= max_epoch:
@@ -168,13 +168,14 @@ def train_epochs(
     seconds: list[float] = []
     for epoch_id in range(first_epoch, max_epoch):
         began = time.monotonic()
-        for records in train_epoch(learner, loaders["train"], objective, seed, epoch_id):
+        first_batch = checkpoint.batches_done
+        for records in train_epoch(learner, loaders["train"], objective, seed, epoch_id, first_batch):
             run.log_batches(records)
         metrics = evaluate(learner.model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}")
         seconds.append(time.monotonic() - began)
         # The curves first: what a checkpoint counts as done is in them.
         run.log_epoch(epoch_id + 1, max_epoch, metrics, seconds[-1])
-        checkpoint.save(learner, metrics, wandb_run_id=None)
+        checkpoint.save(learner, metrics, first_batch + loaders["train"].num_batches, wandb_run_id=None)
         reporter.report(metrics.next_step_acc, epoch_id)
     return seconds
 

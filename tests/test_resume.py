@@ -390,6 +390,13 @@ def test_a_mismatched_checkpoint_is_kept_when_the_new_run_cannot_start(copy: Dis
     assert target.checkpoint.read_bytes() == before
 
 
+def test_another_batch_size_goes_on_with_the_curves_where_they_were(copy: DistilledRun) -> None:
+    done = run(distill_command("--set", "optimizer_config.batch_size=50", epochs=EPOCHS + 1), copy.folder)
+    assert done.returncode == 0, done.stderr
+    assert "optimizer_config.batch_size was 25 when this run began, and is 50 now" in done.stderr
+    assert [step for step, _ in scalars(copy.events)["loss"]] == list(range(EPOCHS * BATCHES + 3))
+
+
 def test_another_precision_may_go_on_with_a_run(copy: DistilledRun) -> None:
     done = run(distill_command("--set", "training.precision=float16", epochs=EPOCHS + 1), copy.folder)
     assert done.returncode == 0, done.stderr

@@ -58,6 +58,7 @@ class RollingCheckpoint:
         self.path, self.best_path = folder / "checkpoint_latest.pth", folder / "best.pth"
         self.identity, self.config, self.data_key = identity, config, ""
         self.validations: list[Metrics] = []
+        self.batches_done = 0  # through all epochs; an epoch's number may change between the parts of a run
         self._best_digest = ""
         self._mismatches: list[str] = []
         self._content = self._read()
@@ -107,13 +108,15 @@ class RollingCheckpoint:
         accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
         self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
         self._best_digest = state["best_digest"]
+        self.batches_done = state["batches_done"]
         self._check_best(content["model_state_dict"])
         if self.epochs_done < self._max_epoch:
             best = content["best_val_acc"]
             logger.info(f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={best:.4f}")
 
-    def save(self, learner: Learner, metrics: Metrics, wandb_run_id: str | None) -> None:
+    def save(self, learner: Learner, metrics: Metrics, batches_done: int, wandb_run_id: str | None) -> None:
         """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
+        self.batches_done = batches_done
         self.validations.append(metrics)
         model_state = state_dict_of(learner.model)
         is_best = self.best_epoch == self.epochs_done
@@ -131,6 +134,7 @@ class RollingCheckpoint:
             "wandb_run_id": wandb_run_id,
             "resume_state": {
                 "version": VERSION,
+                "batches_done": batches_done,
                 "scaler": learner.precision.scaler.state_dict(),
                 "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
                 "best_digest": self._best_digest,

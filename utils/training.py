@@ -97,9 +97,11 @@ class Learner:
 
 
 def train_epoch(
-    learner: Learner, loader: BatchLoader, objective: Objective, seed: int, epoch: int
+    learner: Learner, loader: BatchLoader, objective: Objective, seed: int, epoch: int, first_batch: int
 ) -> Iterator[list[BatchRecord]]:
     """Train one epoch (from 0); yields the records of its batches, some at a time.
+
+    `first_batch` is the number of the epoch's first batch, through all epochs.
 
     Raises:
         UserError: a loss is not finite.
@@ -108,7 +110,6 @@ def train_epoch(
     model.train()
     # With dropout the epoch draws random numbers; like the shuffle they depend on seed and epoch alone.
     torch.manual_seed((seed + 1) * 1_000_003 + epoch)
-    first_batch = epoch * loader.num_batches
     first_step = epoch * steps_per_epoch(config, loader.num_batches) + 1
     pending: list[tuple[Tensor, float]] = []
     batches = loader.shuffled(seed, epoch)
