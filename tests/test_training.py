@@ -340,6 +340,15 @@ def test_a_signal_while_the_script_is_still_importing_ends_it_in_one_line(
     assert not (project / "save").exists()
 
 
+def test_transitions_of_other_trips_are_told_of(project: Path) -> None:
+    assert "zone_trans_mat.npy" not in run(mini("tools/prepare_dataset.py"), project).stderr
+    train = project / "data" / "Mini" / "train.csv"
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[:60]))
+    done = run(mini("tools/prepare_dataset.py"), project)
+    assert done.returncode == 0
+    assert "zone_trans_mat.npy does not count the transitions of train.csv" in done.stderr
+
+
 def test_two_first_runs_at_once_build_the_demo_city_once(tmp_path: Path) -> None:
     arguments = ["tools/prepare_dataset.py", "--dataset", "Demo"]
     with Script(arguments, tmp_path) as first, Script(arguments, tmp_path) as second:

@@ -41,6 +41,7 @@ class City:
     folder: Path
     network: RoadNetwork
     features: NetworkFeatures
+    transitions: np.ndarray  # [Z, Z], counts of steps between zones that the features were made of
 
     def trips(self, split: str, on_bad_trip: str = "error") -> Trips:
         """The trips of `train`, `val` or `test`; parsed once, then from a cache beside the data."""
@@ -90,7 +91,7 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
         zone_edge_weight=torch.from_numpy(weights),
         road2zone=torch.from_numpy(road2zone),
     )
-    return City(folder, network, features)
+    return City(folder, network, features, transitions)
 
 
 def _load_zones(folder: Path, network: RoadNetwork, config: Config) -> tuple[np.ndarray, np.ndarray]:

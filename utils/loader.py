@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from loguru import logger
 from torch import Tensor
 
 from models.inputs import AttentionGroup, Batch, TensorRecord
@@ -17,6 +18,7 @@ from utils.errors import UserError
 from utils.geometry import EARTH_RADIUS_M, unit_vectors
 from utils.road_network import RoadNetwork
 from utils.trajectories import Trips
+from utils.zones import count_transitions
 
 DISTANCE_CLIP_M = 1000.0
 INTERVAL_CLIP_MIN = 5.0
@@ -270,6 +272,13 @@ def _intervals(minute: Tensor) -> Tensor:
 def make_loaders(city: City, config: Config, device: torch.device | str) -> dict[str, BatchLoader]:
     """Loaders of train, val and test; the time statistics of all are those of train."""
     trips = {split: city.trips(split, config.data.on_bad_trip) for split in ("train", "val", "test")}
+    counted = count_transitions(city.features.road2zone.numpy(), trips["train"])
+    zones = len(counted)
+    if counted.sum() != city.transitions.sum() or not np.array_equal(city.transitions[:zones, :zones], counted):
+        logger.warning(
+            "zone_trans_mat.npy does not count the transitions of train.csv; it is used as it is (delete it to have "
+            "it counted anew)"
+        )
     tables, statistics = RoadTables.of(city.network).to(device), TimeStatistics.of(trips["train"])
     return {split: make_loader(trips[split], tables, statistics, config, device, split) for split in trips}
 
