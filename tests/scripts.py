@@ -138,7 +138,7 @@ class Script:
 
 @functools.cache
 def _zygote() -> str:
-    """The address of this session's zygote, which is started at the first call."""
+    """The address of this test run's zygote, which is started at the first call."""
     address = str(Path(tempfile.mkdtemp(prefix="zygote-")) / "socket")
     zygote = subprocess.Popen(
         [sys.executable, str(PROJECT / "tests" / "zygote.py"), address], env=script_environment(), cwd="/"

@@ -26,15 +26,15 @@ LIBRARIES = (
 
 
 def serve(address: str) -> None:
-    """Answer requests until the session that started us is gone."""
+    """Answer requests until the process that started us is gone."""
     for library in LIBRARIES:
         __import__(library)
-    session = os.getppid()
+    parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
         server.settimeout(1.0)
-        while os.getppid() == session:
+        while os.getppid() == parent:
             try:
                 connection, _ = server.accept()
             except TimeoutError:
