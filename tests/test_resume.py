@@ -208,7 +208,7 @@ def test_more_epochs_go_on_from_the_end_with_the_schedule_of_the_new_total(copy:
     done = run(distill_command(epochs=EPOCHS + 2), copy.folder)
     assert done.returncode == 0, done.stderr
     assert f"✅ Resumed from checkpoint: epoch {EPOCHS + 1}, " in done.stderr
-    assert "optimizer_config.max_epoch was 4 when this run began, and is 6 now" in done.stderr
+    assert "optimizer_config.max_epoch was 4 so far, and is 6 now" in done.stderr
     assert "the learning-rate schedule goes on as that of the new number of epochs" in done.stderr
     assert torch.load(copy.checkpoint)["epoch"] == EPOCHS + 1
     rates = scalars(copy.events)["learning_rate"]
@@ -285,6 +285,21 @@ def test_a_checkpoint_of_another_architecture_is_an_error_and_stays(copy: Distil
     assert error.startswith("error: save/Mini/seed42_distill/checkpoint_latest.pth: does not fit this model")
     assert "is of another architecture" in error
     assert "rm save/Mini/seed42_distill/checkpoint_latest.pth" in error
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("resume_state", None),
+        ("resume_state", {"version": 1}),
+        ("optimizer_state_dict", {}),
+        ("validation_metrics", [0.5]),
+        ("epoch", "9"),
+    ],
+)
+def test_a_checkpoint_whose_parts_do_not_fit_is_an_error_and_stays(copy: DistilledRun, key: str, value: object) -> None:
+    _plant(copy, **{key: value})
+    assert "rm save/Mini/seed42_distill/checkpoint_latest.pth" in _error_of(copy)
 
 
 class _Malicious:
@@ -393,14 +408,14 @@ def test_a_mismatched_checkpoint_is_kept_when_the_new_run_cannot_start(copy: Dis
 def test_another_batch_size_goes_on_with_the_curves_where_they_were(copy: DistilledRun) -> None:
     done = run(distill_command("--set", "optimizer_config.batch_size=50", epochs=EPOCHS + 1), copy.folder)
     assert done.returncode == 0, done.stderr
-    assert "optimizer_config.batch_size was 25 when this run began, and is 50 now" in done.stderr
+    assert "optimizer_config.batch_size was 25 so far, and is 50 now" in done.stderr
     assert [step for step, _ in scalars(copy.events)["loss"]] == list(range(EPOCHS * BATCHES + 3))
 
 
 def test_another_precision_may_go_on_with_a_run(copy: DistilledRun) -> None:
     done = run(distill_command("--set", "training.precision=float16", epochs=EPOCHS + 1), copy.folder)
     assert done.returncode == 0, done.stderr
-    assert "training.precision was auto when this run began, and is float16 now" in done.stderr
+    assert "training.precision was auto so far, and is float16 now" in done.stderr
 
 
 def test_a_kill_between_the_checkpoint_and_best_is_made_good(project: DistilledRun) -> None:

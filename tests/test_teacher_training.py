@@ -69,12 +69,14 @@ def test_lost_weights_are_written_again_from_the_best_epoch(trained: TeacherRun,
 
 
 def test_a_file_that_is_not_of_this_training_is_not_overwritten(trained: TeacherRun, tmp_path: Path) -> None:
-    folder = make_mini_project(tmp_path)
-    (folder / "mine.pt").write_text("precious")
-    done = run([*COMMAND, "--set", "distill.teacher=mine.pt"], folder)
-    assert done.returncode == 1
-    assert "error: mine.pt exists and is not of this training" in done.stderr
-    assert (folder / "mine.pt").read_text() == "precious"
+    finished = tmp_path / "finished"
+    shutil.copytree(trained.folder, finished)
+    for folder in (make_mini_project(tmp_path / "fresh"), finished):
+        (folder / "mine.pt").write_text("precious")
+        done = run([*COMMAND, "--set", "distill.teacher=mine.pt"], folder)
+        assert done.returncode == 1
+        assert "error: mine.pt exists and is not of this training" in done.stderr
+        assert (folder / "mine.pt").read_text() == "precious"
 
 
 def test_other_trips_are_another_training(trained: TeacherRun, tmp_path: Path) -> None:

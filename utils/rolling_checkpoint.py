@@ -58,7 +58,7 @@ class RollingCheckpoint:
         self.path, self.best_path = folder / "checkpoint_latest.pth", folder / "best.pth"
         self.identity, self.config, self.data_key = identity, config, ""
         self.validations: list[Metrics] = []
-        self.batches_done = 0  # through all epochs; an epoch's number may change between the parts of a run
+        self.batches_done = 0  # through all epochs; those of an epoch may change between the parts of a run
         self._best_digest = ""
         self._mismatches: list[str] = []
         self._content = self._read()
@@ -100,15 +100,21 @@ class RollingCheckpoint:
             return
         content, state = self._content, self._content["resume_state"]
         self._content = None  # several times the model: not to be held through the run
-        self._tell_changes(state)
-        remedy = self._remedy("is of another architecture")
-        fit_state_dict(learner.model, content["model_state_dict"], self.path, remedy)
-        learner.optimizer.load_state_dict(content["optimizer_state_dict"])
-        learner.precision.load_scaler(state["scaler"])
-        accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
-        self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
-        self._best_digest = state["best_digest"]
-        self.batches_done = state["batches_done"]
+        fit_state_dict(
+            learner.model, content["model_state_dict"], self.path, self._remedy("is of another architecture")
+        )
+        try:
+            self._tell_changes(state)
+            learner.optimizer.load_state_dict(content["optimizer_state_dict"])
+            learner.precision.load_scaler(state["scaler"])
+            accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
+            self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
+            self._best_digest, self.batches_done = state["best_digest"], state["batches_done"]
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{display_path(self.path)}: its parts do not fit each other ({type(error).__name__}: {error}); "
+                f"{self._remedy('is corrupt')}"
+            ) from None
         self._check_best(content["model_state_dict"])
         if self.epochs_done < self._max_epoch:
             best = content["best_val_acc"]
@@ -163,8 +169,9 @@ class RollingCheckpoint:
         self._mismatches = self._compare(content)
         if self._mismatches:
             return None
-        if content["resume_state"].get("version") != VERSION:
-            found = content["resume_state"].get("version")
+        state = content["resume_state"]
+        found = state.get("version") if isinstance(state, dict) else None
+        if found != VERSION or not isinstance(content["epoch"], int):
             raise UserError(
                 f"{display_path(self.path)}: format version {found}, expected {VERSION}; {self._remedy('is too old')}"
             )
@@ -187,11 +194,11 @@ class RollingCheckpoint:
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) == new.get(key):
                 continue
-            logger.warning(f"{key} was {old.get(key)} when this run began, and is {new.get(key)} now")
+            logger.warning(f"{key} was {old.get(key)} so far, and is {new.get(key)} now")
             if key == "optimizer_config.max_epoch":
                 logger.info("the learning-rate schedule goes on as that of the new number of epochs")
         if state["data_key"] != self.data_key:
-            logger.warning("the training data has changed since this run began")
+            logger.warning("the training data is not the same as so far")
 
     def _check_best(self, latest: dict[str, Tensor]) -> None:
         """best.pth must be the file that the checkpoint was saved with."""

@@ -36,11 +36,7 @@ class TeacherCheckpoint:
             UserError: the checkpoint is damaged, or the file of the weights is somebody else's.
         """
         if not self.path.exists():
-            if self.weights.exists() and self.weights.parent.resolve() != self.path.parent.resolve():
-                raise UserError(
-                    f"{display_path(self.weights)} exists and is not of this training; remove it, or name another "
-                    "file with --set distill.teacher=FILE"
-                )
+            self._check_owned(None)
             return
         remedy = f"to train from scratch, rm {display_path(self.path)} and run the same command again"
         try:
@@ -49,6 +45,7 @@ class TeacherCheckpoint:
         except (UserError, KeyError, TypeError) as error:
             reason = error if isinstance(error, UserError) else f"{display_path(self.path)}: no teacher's checkpoint"
             raise UserError(f"{reason}; {remedy}") from None
+        self._check_owned(content.get("weights"))
         if found != self.identity:
             changed = [
                 f"{key}={found.get(key)} vs {own}" for key, own in self.identity.items() if found.get(key) != own
@@ -75,6 +72,7 @@ class TeacherCheckpoint:
             self._best_state = {name: value.clone() for name, value in state.items()}
         content = {
             "identity": self.identity,
+            "weights": str(self.weights),
             "val_perplexity": self.perplexities,
             "model_state_dict": state,
             "best_state_dict": self._best_state,
@@ -84,6 +82,15 @@ class TeacherCheckpoint:
         save_tensors(content, self.path)
         if is_best:
             self._save_weights(model)
+
+    def _check_owned(self, recorded: str | None) -> None:
+        """Refuse to overwrite weights elsewhere that the checkpoint (`recorded` in it) has not written."""
+        elsewhere = self.weights.parent.resolve() != self.path.parent.resolve()
+        if elsewhere and self.weights.exists() and recorded != str(self.weights):
+            raise UserError(
+                f"{display_path(self.weights)} exists and is not of this training; remove it, or name another "
+                "file with --set distill.teacher=FILE"
+            )
 
     def _save_weights(self, model: LMTAD) -> None:
         best = LMTAD(model.config)
