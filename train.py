@@ -46,7 +46,9 @@ def main() -> None:
     device = choose_device(args.cuda)
     with open_run(args.dataset, f"seed{args.seed}") as run:
         logger.info(f"configuration: {config_to_dict(config)}")
-        run.begin_curves()
+        if config.wandb.enable:
+            logger.info("wandb.enable is for train_with_distill.py: vanilla training is not tracked by WandB")
+        run.open_curves()
         train(args, config, device, run)
 
 

@@ -20,7 +20,7 @@ from loguru import logger
 
 from models.hoser import HOSER
 from utils.baselines import measure_baselines
-from utils.checkpoint import load_model
+from utils.checkpoint import load_model, size_bytes
 from utils.city import find_folder, load_city
 from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
 from utils.config import Config, config_to_dict, display_path, load_config
@@ -135,6 +135,11 @@ def train(
     learner = Learner.of(model, config, loaders["train"].num_batches, device)
     checkpoint.restore(learner, loaders["train"].data_key)
 
+    # curves, which W&B may follow
+    run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)
+    if config.wandb.enable:
+        run.start_wandb(config, dataset, seed, checkpoint.claim_wandb_run_id(), size_bytes(model))
+
     # epochs
     seconds = train_epochs(learner, loaders, objective, seed, checkpoint, run, reporter)
 
@@ -142,6 +147,7 @@ def train(
     load_model(model, checkpoint.best_path)
     test = evaluate(model, loaders["test"], learner.precision, "testing")
     best = checkpoint.validations[checkpoint.best_epoch - 1]
+    run.log_result(checkpoint.best_epoch, checkpoint.epochs_done, best, test, checkpoint.best_path)
     log_summary(checkpoint.best_epoch, best, test, display_path(checkpoint.best_path), seconds)
     return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
 
@@ -157,10 +163,6 @@ def train_epochs(
 ) -> list[float]:
     """Train the epochs that the checkpoint has not; returns the seconds that each took."""
     first_epoch, max_epoch = checkpoint.epochs_done, learner.config.max_epoch
-    if first_epoch:
-        run.continue_curves(checkpoint.batches_done, first_epoch)
-    else:
-        run.begin_curves()
     if first_epoch >= max_epoch:
         logger.info(f"training is complete: all {max_epoch} epochs are done")
     reporter.catch_up(checkpoint.validations, epochs_left=first_epoch < max_epoch)
@@ -175,7 +177,7 @@ def train_epochs(
         seconds.append(time.monotonic() - began)
         # The curves first: what a checkpoint counts as done is in them.
         run.log_epoch(epoch_id + 1, max_epoch, metrics, seconds[-1])
-        checkpoint.save(learner, metrics, first_batch + loaders["train"].num_batches, wandb_run_id=None)
+        checkpoint.save(learner, metrics, first_batch + loaders["train"].num_batches)
         reporter.report(metrics.next_step_acc, epoch_id)
     return seconds
 

@@ -10,6 +10,7 @@ import yaml
 from helpers import error_of
 
 from utils.config import Config, config_to_dict, load_config
+from utils.errors import UserError
 
 PUBLISHED = {
     "road_network_encoder_config": {
@@ -304,3 +305,21 @@ def test_a_file_that_cannot_be_read_is_named(name: str, yaml_file: Path) -> None
     (yaml_file.parent / "latin.yaml").write_bytes(b"# caf\xe9")
     reason = "no such configuration file" if name == "absent.yaml" else "cannot be read ("
     assert error_of(load_config, "Any", name).startswith(f"{name}: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("wandb.project=a/b", "wandb.project: found 'a/b', expected a name of up to 128 characters"),
+        ("wandb.project=", "wandb.project: found nothing, expected text"),
+        ("wandb.entity=a#b", "wandb.entity: found 'a#b'"),
+        ("wandb.tags=['']", "wandb.tags: found '', expected tags of 1 to 64 characters"),
+        (f"wandb.tags=[{'x' * 65}]", "expected tags of 1 to 64 characters"),
+        ("wandb.tags=beijing", "wandb.tags: found 'beijing' (text), expected a list of texts"),
+        (f"wandb.run_name={'x' * 129}", "wandb.run_name: found 129 characters, expected at most 128"),
+    ],
+)
+def test_names_that_wandb_would_refuse_are_errors(override: str, expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(overrides=[override])
+    assert expected in str(error.value)

@@ -443,7 +443,7 @@ def test_half_precision_trains(project: Path, precision: str) -> None:
 
 
 def test_a_schedule_warms_up_and_falls_to_zero_by_the_step_alone() -> None:
-    from utils.config import OptimizerConfig
+    from utils.config_sections import OptimizerConfig
     from utils.training import Schedule
 
     config = OptimizerConfig(max_epoch=10, learning_rate=0.1, warmup_ratio=0.2, accum_steps=4)

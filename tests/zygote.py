@@ -16,11 +16,16 @@ from pathlib import Path
 LIBRARIES = (
     "kahip",
     "loguru",
+    "matplotlib.backends.backend_agg",
     "optuna",
+    "optuna.importance",
     "scipy.sparse.csgraph",
+    "sqlalchemy.orm",
     "torch",
     "torch._dynamo",  # what torch.optim imports when it is first used
     "torch.utils.tensorboard",
+    "wandb",
+    "wandb.apis.public",
     "yaml",
 )
 

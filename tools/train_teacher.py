@@ -77,10 +77,7 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     checkpoint = TeacherCheckpoint(run.save, weights, identity)
     checkpoint.restore(model, optimizer, precision)
     first_epoch = len(checkpoint.perplexities)
-    if first_epoch:
-        run.continue_curves(batches=first_epoch * num_batches, epochs=first_epoch)
-    else:
-        run.begin_curves()
+    run.open_curves(batches=first_epoch * num_batches, epochs=first_epoch)
     for epoch in range(first_epoch, settings.max_epoch):
         began = time.monotonic()
         records = train_teacher_epoch(

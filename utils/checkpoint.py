@@ -59,6 +59,11 @@ def state_dict_of(model: nn.Module) -> "OrderedDict[str, Tensor]":
     return OrderedDict((name, value.detach().cpu()) for name, value in model.state_dict().items())
 
 
+def size_bytes(model: nn.Module) -> int:
+    """Size of the model's state dict."""
+    return sum(value.nbytes for value in model.state_dict().values())
+
+
 def load_model(model: nn.Module, path: Path) -> None:
     """Load the state dict in `path` into `model`.
 

@@ -89,11 +89,11 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_seed_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_seed_number, default=0, help="random seed (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="random seed (default: 0)")
 
 
-def _seed_number(text: str) -> int:
-    """Every generator here takes 0 to 2^32 - 1."""
+def seed_number(text: str) -> int:
+    """A seed on the command line: every generator here takes 0 to 2^32 - 1."""
     try:
         value = int(text)
     except ValueError:

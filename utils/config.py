@@ -10,95 +10,18 @@ import math
 import re
 import types
 import typing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from models.config import MAX_LAYERS, MAX_WIDTH, ModelConfig, setting
+from utils.config_sections import Config
 from utils.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 # Published files carry this section as a form that the public code fills in at run time.
 PLACEHOLDER_SECTION = "road_network_encoder_feature"
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW, its schedule and the batches (DESIGN: training semantics)."""
-
-    max_epoch: int = setting(25, "epochs to train", min=1, max=1_000_000)
-    batch_size: int = setting(256, "trips in a batch", min=1)
-    learning_rate: float = setting(0.001, "highest learning rate", above=0.0)
-    weight_decay: float = setting(0.1, "AdamW weight decay, on all parameters", min=0.0)
-    warmup_ratio: float = setting(0.1, "share of the steps with a linearly rising rate", min=0.0, below=1.0)
-    max_norm: float = setting(1.0, "gradient norm above which gradients are scaled down", above=0.0)
-    accum_steps: int = setting(1, "batches averaged into one optimizer step", min=1)
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How the arithmetic is carried out."""
-
-    precision: str = setting(
-        "auto",
-        "auto: float32 on the CPU, bfloat16 or else float16 on CUDA",
-        choices=("auto", "float32", "bfloat16", "float16"),
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How the split files are read."""
-
-    on_bad_trip: str = setting(
-        "error", "error: stop at a malformed trip; skip: leave it out and count it", choices=("error", "skip")
-    )
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """Distillation from an LM-TAD teacher (train_with_distill.py only)."""
-
-    enable: bool = setting(True, "learn from the teacher; --no-distill turns it off")
-    teacher: str = setting("", "teacher file; empty: save/{dataset}/teacher/weights.pt")
-    grid_size: float = setting(0.001, "degrees of latitude and longitude of a grid cell", above=0.0)
-    downsample: int = setting(1, "so many cells in each direction are one", min=1)
-    window: int = setting(4, "tokens of the trip so far that the teacher reads", min=1)
-    lambda_: float = setting(0.01, "weight of the KL term in the loss", min=0.0)
-    temperature: float = setting(2.0, "softens both distributions", above=0.0)
-    steps: str = setting("all", "steps of a trip that count: all, or the last only", choices=("all", "last"))
-    cache: bool = setting(True, "ask the teacher once and keep its answers on disk")
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """Size and training of a teacher of one's own (tools/train_teacher.py only)."""
-
-    n_layer: int = setting(8, "transformer blocks", min=1, max=MAX_LAYERS)
-    n_head: int = setting(12, "attention heads; must divide n_embd", min=1, max=MAX_WIDTH)
-    n_embd: int = setting(768, "width", min=1, max=MAX_WIDTH)
-    block_size: int = setting(256, "longest sequence; longer trips are cut", min=2, max=MAX_WIDTH)
-    dropout: float = setting(0.1, "dropout", min=0.0, below=1.0)
-    max_epoch: int = setting(20, "epochs to train", min=1, max=1_000_000)
-    batch_size: int = setting(128, "trips in a batch", min=1)
-    learning_rate: float = setting(0.0003, "highest learning rate", above=0.0)
-    weight_decay: float = setting(0.1, "AdamW weight decay", min=0.0)
-    warmup_ratio: float = setting(0.05, "share of the steps with a linearly rising rate", min=0.0, below=1.0)
-    max_norm: float = setting(1.0, "gradient norm above which gradients are scaled down", above=0.0)
-
-
-@dataclass(frozen=True)
-class Config(ModelConfig):
-    """A whole configuration file: the model's sections, as published, and those of the scripts."""
-
-    optimizer_config: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
 
 def load_config(
@@ -132,6 +55,7 @@ def load_config(
         config = _override(config, key, value, override_source)
         source += f" with {override_source}"
     _check_sizes(config, source)
+    _check_names(config, source)
     return config
 
 
@@ -146,7 +70,11 @@ def display_path(path: str | Path) -> str:
 
 def config_to_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain nested dicts, as in the YAML file."""
-    return dataclasses.asdict(config, dict_factory=lambda items: {_key(name): value for name, value in items})
+
+    def section(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {_key(name): list(value) if isinstance(value, tuple) else value for name, value in items}
+
+    return dataclasses.asdict(config, dict_factory=section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -163,10 +91,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def flatten(tree: typing.Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as `section.key` entries."""
+    """Nested sections as `section.key` entries; a search space is one value."""
     flat = {}
     for key, value in tree.items():
-        is_section = isinstance(value, typing.Mapping)
+        is_section = isinstance(value, typing.Mapping) and prefix + key != "optuna.search_space"
         flat |= flatten(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
     return flat
 
@@ -252,6 +180,12 @@ def _suggestion(key: str, prefix: str) -> str:
 
 def _check_value(value: Any, hint: Any, limits: typing.Mapping[str, Any], where: str) -> Any:
     """`value` as the type `hint`, within its limits; `where` names file and key for the message."""
+    if typing.get_origin(hint) is tuple:
+        return _check_texts(value, where)
+    if typing.get_origin(hint) is dict:
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return value
+        raise UserError(f"{where}: found {_kind(value)}, expected a section of configuration keys")
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return None
@@ -274,6 +208,13 @@ def _check_value(value: Any, hint: Any, limits: typing.Mapping[str, Any], where:
     if "choices" in limits and value not in limits["choices"]:
         raise UserError(f"{where}: found {value!r}, expected one of {', '.join(limits['choices'])}")
     return value
+
+
+def _check_texts(value: Any, where: str) -> tuple[str, ...]:
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    found = next((item for item in value if not isinstance(item, str)), None) if isinstance(value, list) else value
+    raise UserError(f"{where}: found {_kind(found)}, expected a list of texts, such as [beijing, distillation]")
 
 
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -341,3 +282,18 @@ def _check_sizes(config: Config, source: str) -> None:
             f"{source}: trajectory_encoder_config.num_heads: found {trajectory.num_heads}, "
             f"expected a divisor of 2 * hidden_dim = {2 * trajectory.hidden_dim}"
         )
+
+
+def _check_names(config: Config, source: str) -> None:
+    """What WandB takes as names and tags: it would refuse others when the run starts."""
+    wandb = config.wandb
+    for key, name, can_be_empty in (("project", wandb.project, False), ("entity", wandb.entity, True)):
+        if re.search(r"[/\\#?%:\x00-\x1f]", name) or len(name) > 128 or not (name or can_be_empty):
+            raise UserError(
+                f"{source}: wandb.{key}: found {name!r}, expected a name of up to 128 characters without / \\ # ? % :"
+            )
+    for tag in wandb.tags:
+        if not 1 <= len(tag) <= 64:
+            raise UserError(f"{source}: wandb.tags: found {tag!r}, expected tags of 1 to 64 characters")
+    if len(wandb.run_name) > 128:
+        raise UserError(f"{source}: wandb.run_name: found {len(wandb.run_name)} characters, expected at most 128")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models.inputs import Batch, Prediction
 from utils.city import City, cache_folder
-from utils.config import DistillConfig, display_path
+from utils.config import display_path
+from utils.config_sections import DistillConfig
 from utils.errors import UserError
 from utils.grid import describe_grid, make_grid
 from utils.loader import BatchLoader
@@ -67,6 +68,22 @@ def check_teacher(config: DistillConfig, dataset: str) -> None:
 
 def load_distillation(config: DistillConfig, dataset: str, city: City, train: BatchLoader) -> DistillationTerm:
     """The KL term of a configuration; the teacher is asked now (or was before), or at each batch."""
+    reader, token_of_road = load_teacher_reader(config, dataset, city, train.device)
+    log_probs: Callable[[Batch], Tensor] = reader.log_probs
+    if config.cache:
+        key = cache_key(teacher_path(config, dataset), train, token_of_road, config.window)
+        log_probs = cached_log_probs(reader, train, cache_folder(city.folder), key)
+    return DistillationTerm(log_probs, config.temperature, config.steps == "last")
+
+
+def load_teacher_reader(
+    config: DistillConfig, dataset: str, city: City, device: torch.device
+) -> tuple[TeacherReader, Tensor]:
+    """The teacher on `device`, and the token of each road [N] int64 (-1: none).
+
+    Raises:
+        UserError: the teacher cannot be read, or does not fit the city or the window.
+    """
     path = teacher_path(config, dataset)
     teacher = load_teacher(path)
     block_size = teacher.model.config.block_size
@@ -78,16 +95,11 @@ def load_distillation(config: DistillConfig, dataset: str, city: City, train: Ba
     token_of_road = tokens_of_roads(teacher, grid, path)
     known = (token_of_road >= 0).float().mean().item()
     logger.info(f"{describe_grid(grid)}; {known:.1%} of the roads lie in cells that the teacher knows")
-    teacher.model.to(train.device)
+    teacher.model.to(device)
     if known == 0:
         raise UserError(
             f"{display_path(path)}: knows no cell that a road of this city lies in; another city's teacher?"
         )
     if known < 0.5:
         logger.warning("steps that involve a cell unknown to the teacher are left out of loss_kl")
-    reader = TeacherReader(teacher, token_of_road.to(train.device), config.window)
-    log_probs: Callable[[Batch], Tensor] = reader.log_probs
-    if config.cache:
-        key = cache_key(path, train, token_of_road, config.window)
-        log_probs = cached_log_probs(reader, train, cache_folder(city.folder), key)
-    return DistillationTerm(log_probs, config.temperature, config.steps == "last")
+    return TeacherReader(teacher, token_of_road.to(device), config.window), token_of_road

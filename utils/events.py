@@ -1,6 +1,7 @@
 """TensorBoard event files of an earlier run, or of the part of this run before an interruption."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def trim_events(folder: Path, batches: int, epochs: int) -> None:
     atomic_write(paths[0], lambda target: target.write(file.getvalue()))
     for path in paths[1:]:
         path.unlink()
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, float]]:
+    """The points of all curves in the order in which they were logged, those of a batch or an epoch together.
+
+    Each row is {"batch": 3, "loss": ...} or {"epoch": 1, "val_next_step_acc": ...}.
+    """
+    points = (
+        ("epoch" if value.tag.startswith(EPOCH_TAGS) else "batch", event.step, value.tag, value.simple_value)
+        for path in sorted(folder.glob("events.out.tfevents*"))
+        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
+        for value in event.summary.value
+    )
+    for (axis, step), row in itertools.groupby(points, key=lambda point: point[:2]):
+        yield {axis: step, **{tag: number for _, _, tag, number in row}}
 
 
 def _kept_events(paths: list[Path], batches: int, epochs: int) -> Iterator[Event]:

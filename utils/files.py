@@ -16,6 +16,12 @@ from utils.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
 
+_held_folders: set[Path] = set()
+
+
+class FolderInUseError(UserError):
+    """Another process is working in a folder."""
+
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write` puts into a file handle, all or nothing.
@@ -62,15 +68,21 @@ def remove_temporary_files(folder: Path) -> None:
 def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold `folder` (made if absent) for this process alone; the system frees it however we end.
 
+    What already holds it may hold it again: a search holds the folder of a run that it then starts.
+
     Args:
         folder: what to hold.
         wait: whether to wait, with a message, while another process holds it.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        FolderInUseError: another process holds it.
+        UserError: it cannot be written.
     """
     make_folder(folder)
-    path = folder / ".lock"
+    path, own = folder / ".lock", folder.resolve()
+    if own in _held_folders:
+        yield
+        return
     try:
         file = path.open("a")
     except OSError as error:
@@ -80,11 +92,32 @@ def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait:
-                raise UserError(
+                raise FolderInUseError(
                     f"{display_path(folder)}: another process is working in this folder; wait for it or end it"
                 ) from None
             logger.info(f"waiting for another process that is working in {display_path(folder)}")
             fcntl.flock(file, fcntl.LOCK_EX)
+        _held_folders.add(own)
+        try:
+            yield
+        finally:
+            _held_folders.remove(own)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the file `path` (made if absent, never removed) for a moment; waits silently for others.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    make_folder(path.parent)
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise _write_error(path, error) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

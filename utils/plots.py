@@ -1,4 +1,4 @@
-"""Pictures of runs. Needs matplotlib (dependency group `dev`), which training does not."""
+"""Pictures of runs."""
 
 import io
 from pathlib import Path

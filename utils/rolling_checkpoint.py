@@ -4,6 +4,8 @@ Nothing random need be stored: shuffles, dropout and the learning rate are funct
 """
 
 import hashlib
+import secrets
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
 from utils.config import display_path, flatten
 from utils.errors import UserError
+from utils.files import atomic_write
 from utils.training import Learner, Metrics
 
 VERSION = 1
@@ -56,8 +59,10 @@ class RollingCheckpoint:
             UserError: the file is damaged, or is no such checkpoint.
         """
         self.path, self.best_path = folder / "checkpoint_latest.pth", folder / "best.pth"
+        self._claim_path = folder / ".wandb_run_id"  # until the first checkpoint has it
         self.identity, self.config, self.data_key = identity, config, ""
         self.validations: list[Metrics] = []
+        self.wandb_run_id: str | None = None
         self.batches_done = 0  # through all epochs; those of an epoch may change between the parts of a run
         self._best_digest = ""
         self._mismatches: list[str] = []
@@ -110,6 +115,7 @@ class RollingCheckpoint:
             accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
             self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
             self._best_digest, self.batches_done = state["best_digest"], state["batches_done"]
+            self.wandb_run_id = content["wandb_run_id"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{display_path(self.path)}: its parts do not fit each other ({type(error).__name__}: {error}); "
@@ -120,7 +126,17 @@ class RollingCheckpoint:
             best = content["best_val_acc"]
             logger.info(f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={best:.4f}")
 
-    def save(self, learner: Learner, metrics: Metrics, batches_done: int, wandb_run_id: str | None) -> None:
+    def claim_wandb_run_id(self) -> str:
+        """The id of the W&B run: the checkpoint's, or that of a start that was killed before there was one."""
+        if self.wandb_run_id is None:
+            run = f"{self.identity} {self.config}"
+            key = hashlib.blake2b(run.encode(), digest_size=16).hexdigest()
+            found, _, found_key = _read_text(self._claim_path).partition(" ")
+            self.wandb_run_id = found if found and found_key == key else _new_id()
+            atomic_write(self._claim_path, lambda file: file.write(f"{self.wandb_run_id} {key}".encode()))
+        return self.wandb_run_id
+
+    def save(self, learner: Learner, metrics: Metrics, batches_done: int) -> None:
         """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
         self.batches_done = batches_done
         self.validations.append(metrics)
@@ -137,7 +153,7 @@ class RollingCheckpoint:
             "optimizer_state_dict": on_cpu(learner.optimizer.state_dict()),
             "best_val_acc": self.best_val_acc,
             "validation_metrics": [item.next_step_acc for item in self.validations],
-            "wandb_run_id": wandb_run_id,
+            "wandb_run_id": self.wandb_run_id,
             "resume_state": {
                 "version": VERSION,
                 "batches_done": batches_done,
@@ -149,6 +165,7 @@ class RollingCheckpoint:
             },
         }
         save_tensors(content, self.path)
+        self._claim_path.unlink(missing_ok=True)
         # In this order: when we are killed between the two, best.pth can be had from the checkpoint.
         if is_best:
             save_tensors(model_state, self.best_path)
@@ -225,6 +242,15 @@ class RollingCheckpoint:
             f"the checkpoint {trouble}: to restart training from scratch, rm {display_path(self.path)} "
             "and run the same command again"
         )
+
+
+def _new_id() -> str:
+    """Eight letters and digits, as W&B's own ids."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def _digest(state: dict[str, Tensor]) -> str:

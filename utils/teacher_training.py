@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from models.lmtad import LMTAD, LMTADConfig
 from models.ragged import ragged_arange
-from utils.config import TeacherConfig
+from utils.config_sections import TeacherConfig
 from utils.device import Precision
 from utils.errors import UserError
 from utils.grid import Grid

@@ -1,4 +1,4 @@
-"""Where a run keeps its files, its log and its TensorBoard events."""
+"""Where a run keeps its files, its log, its TensorBoard events and what Weights & Biases hears of it."""
 
 from __future__ import annotations
 
@@ -8,40 +8,52 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loguru import logger
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.baselines import Baselines
 from utils.city import City
-from utils.config import display_path
+from utils.config import Config, display_path
 from utils.errors import UserError
-from utils.events import retire_events, trim_events
+from utils.events import read_rows, retire_events, trim_events
 from utils.files import folder_lock, make_folder, remove_temporary_files
 from utils.loader import BatchLoader
 from utils.training import BatchRecord, Metrics
+
+if TYPE_CHECKING:
+    from utils.wandb_run import WandbRun
 
 LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {message}"
 
 
 @dataclass
 class Run:
-    """The folders of one run, below the working folder, and its TensorBoard curves."""
+    """The folders of one run, below the working folder, and its curves."""
 
     save: Path
     log: Path
     tensorboard: Path
-    writer: SummaryWriter | None = None  # once the curves are begun or continued
+    writer: SummaryWriter | None = None  # once the curves are open
+    wandb: WandbRun | None = None  # distillation training, where the configuration says so
 
-    def begin_curves(self) -> None:
-        """Start with empty curves."""
-        retire_events(self.tensorboard)
+    def open_curves(self, batches: int = 0, epochs: int = 0) -> None:
+        """Begin empty curves, or go on with those of an interrupted run, behind so many batches and epochs."""
+        if epochs:
+            trim_events(self.tensorboard, batches, epochs)
+        else:
+            retire_events(self.tensorboard)
         self.writer = SummaryWriter(str(self.tensorboard))
 
-    def continue_curves(self, batches: int, epochs: int) -> None:
-        """Go on with the curves of a run that was interrupted, behind so many batches and epochs."""
-        trim_events(self.tensorboard, batches, epochs)
-        self.writer = SummaryWriter(str(self.tensorboard))
+    def start_wandb(self, config: Config, dataset: str, seed: int, run_id: str, model_bytes: int) -> None:
+        """Let the W&B run `run_id` follow the curves, which are open; what it lacks of them is sent at once."""
+        # Takes a second, and few runs need it.
+        from utils.wandb_run import start_wandb
+
+        self.wandb = start_wandb(config, dataset, seed, run_id, model_bytes)
+        if self.wandb is not None:
+            self.wandb.log_rows(read_rows(self.tensorboard))
 
     def log_scalars(self, tag: str, points: list[tuple[int, float]]) -> None:
         """Points (step, value) of one curve."""
@@ -51,19 +63,35 @@ class Run:
 
     def log_batches(self, records: list[BatchRecord]) -> None:
         """Losses and learning rate of batches, by the batch number."""
-        for record in records:
-            values = dataclasses.asdict(record)
-            batch = values.pop("batch")
-            for name, value in values.items():
-                if value is not None:
-                    self.writer.add_scalar(name, value, batch)
+        rows = [{k: v for k, v in dataclasses.asdict(record).items() if v is not None} for record in records]
+        for row in rows:
+            for name, value in row.items():
+                if name != "batch":
+                    self.writer.add_scalar(name, value, row["batch"])
+        if self.wandb is not None:
+            self.wandb.log_rows(rows)
 
     def log_epoch(self, epoch: int, max_epoch: int, metrics: Metrics, seconds: float) -> None:
         """Validation metrics of an epoch (from 1), by the epoch number."""
-        self.writer.add_scalar("val_next_step_acc", metrics.next_step_acc, epoch)
-        self.writer.add_scalar("val_time_pred_mape", metrics.time_pred_mape, epoch)
+        values = {"val_next_step_acc": metrics.next_step_acc, "val_time_pred_mape": metrics.time_pred_mape}
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, epoch)
         self.writer.flush()
+        if self.wandb is not None:
+            self.wandb.log_rows([{"epoch": epoch, **values}])
         logger.opt(raw=True).info(epoch_line(epoch, max_epoch, metrics, seconds, datetime.now()))
+
+    def log_result(self, best_epoch: int, epochs: int, best: Metrics, test: Metrics, best_path: Path) -> None:
+        """Tell W&B, if it follows, how the run ended; upload the best model if the configuration says so."""
+        if self.wandb is not None:
+            self.wandb.log_result(best_epoch, epochs, best, test, best_path)
+
+    def close(self, succeeded: bool) -> None:
+        """End the curves."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.wandb is not None:
+            self.wandb.finish(exit_code=0 if succeeded else 1)
 
 
 def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now: datetime) -> str:
@@ -120,23 +148,23 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
         for folder in (save, tensorboard):
             remove_temporary_files(folder)
         sink = logger.add(_new_log_file(log), format=LOG_FORMAT, level="INFO", diagnose=False)
-        run = Run(save, log, tensorboard)
+        run, succeeded = Run(save, log, tensorboard), False
         try:
             yield run
+            succeeded = True
         except UserError as error:
             # The terminal hears of it when the program ends; the file must hear of it while it is open.
             logger.bind(file_only=True).error(f"error: {error}")
             raise
         except Exception as error:
-            is_planned = type(error).__name__ == "TrialPruned"
-            logger.bind(file_only=True).opt(exception=not is_planned).info(f"stopped: {type(error).__name__}")
+            succeeded = type(error).__name__ == "TrialPruned"  # ended as planned
+            logger.bind(file_only=True).opt(exception=not succeeded).info(f"stopped: {type(error).__name__}")
             raise
         except BaseException as error:
             logger.bind(file_only=True).info(f"stopped: {type(error).__name__}")
             raise
         finally:
-            if run.writer is not None:
-                run.writer.close()
+            run.close(succeeded)
             logger.remove(sink)
 
 

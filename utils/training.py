@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.hoser import HOSER
-from utils.config import Config, OptimizerConfig, TeacherConfig
+from utils.config import Config
+from utils.config_sections import OptimizerConfig, TeacherConfig
 from utils.device import Precision
 from utils.errors import UserError
 from utils.loader import BatchLoader
