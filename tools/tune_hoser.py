@@ -1,0 +1,150 @@
+"""Search for the settings of distillation. Running the same command again goes on, or joins in.
+
+    uv run python tools/tune_hoser.py --dataset Demo --cuda 0 --n_trials 12
+
+What is searched stands in the configuration (optuna.search_space), and is judged by validation accuracy. Results:
+save/{dataset}/tune/{study_name}/. A baseline without a teacher is trained first. The command may run several times
+at once, with --storage on several machines; --n_trials is the number of trials of them all.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import utils.quiet_start  # noqa: F401
+
+import optuna
+from loguru import logger
+from optuna.trial import TrialState
+
+import train_with_distill
+from utils.city import find_folder
+from utils.command_line import (
+    add_data_arguments,
+    add_device_argument,
+    add_seed_argument,
+    run_command_line,
+    seed_number,
+)
+from utils.config import Config, display_path, load_config
+from utils.device import choose_device
+from utils.errors import UserError
+from utils.search_space import SearchSpace
+from utils.study import SharedStudy, best_trial
+from utils.study_check import check_data_and_teachers
+from utils.study_results import StudyResults
+from utils.study_runs import Worker
+from utils.suggestions import check_sampler, make_pruner
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    add_seed_argument(parser)
+    add_device_argument(parser)
+    parser.add_argument(
+        "--n_trials",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="trials that the study has in the end, over all processes, the baseline not counted (default: 20)",
+    )
+    parser.add_argument(
+        "--study_name", type=_folder_name, default="distill", metavar="NAME", help="name and folder (default: distill)"
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="database shared by several machines, such as postgresql://user:password@host/database "
+        "(default: a journal in the study's folder)",
+    )
+    parser.add_argument(
+        "--keep", type=_count, default=3, metavar="K", help="best trials whose best.pth is kept (default: 3)"
+    )
+    parser.add_argument(
+        "--baseline",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train without a teacher first (default: yes)",
+    )
+    parser.add_argument(
+        "--final_seeds",
+        type=seed_number,
+        nargs="+",
+        default=[],
+        metavar="SEED",
+        help="in the end, train the best settings and the baseline with each of these seeds, and compare",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check everything, open the study, work, write the results."""
+    args = parse_arguments()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    # whatever would stop every trial
+    find_folder(args.dataset, args.data_dir)
+
+    def load(more: list[str]) -> Config:
+        return load_config(args.dataset, args.config, [*args.overrides, *more])
+
+    config = load([])
+    check_sampler(config.optuna)
+    make_pruner(config.optuna, config.optimizer_config.max_epoch)
+    space = SearchSpace(config, load)
+    device = choose_device(args.cuda)
+    check_data_and_teachers(args.dataset, args.data_dir, config, space)
+
+    # the work
+    study = SharedStudy(args.study_name, args.dataset, args.storage, config, space, args.seed)
+    logger.info(
+        f"study '{study.name}' in {display_path(study.folder)}: {len(study.trials())} of {args.n_trials} trials"
+    )
+    train = functools.partial(
+        train_with_distill.main,
+        args.dataset,
+        cuda=-1 if device.type == "cpu" else args.cuda,
+        data_dir=args.data_dir,
+        config_path=args.config,
+    )
+    worker = Worker(study, train, args.overrides, args.keep)
+    results = StudyResults(study, load, args.data_dir)
+    if args.baseline:
+        worker.baseline(wait=False)
+    for _ in worker.trials(args.n_trials):
+        results.write()
+    if args.baseline:
+        worker.baseline(wait=True)
+    worker.tidy()
+    print(results.finish())
+
+    # what it comes to
+    trials = study.trials()
+    best = best_trial(trials)
+    if best is None:
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        reason = f"; the last one: {failed[-1].user_attrs.get('error', 'no reason')}" if failed else ""
+        raise UserError(f"study '{study.name}': {len(failed)} of {len(trials)} trials failed and none finished{reason}")
+    if args.final_seeds:
+        seeds = list(dict.fromkeys(args.final_seeds))
+        print(results.finish_final(worker.final_runs(seeds, best.params)))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")
+    return int(text)
+
+
+def _folder_name(text: str) -> str:
+    if not text.isprintable() or Path(text).parts != (text,) or text.startswith(".") or len(text.encode()) > 100:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected the name of a folder, such as distill")
+    return text
+
+
+if __name__ == "__main__":
+    run_command_line(main, kept="the study is kept; run the same command again to go on")

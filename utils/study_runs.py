@@ -1,0 +1,247 @@
+"""What a process of a search does: the baseline, trials until there are enough, and the final runs."""
+
+import contextlib
+import dataclasses
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from loguru import logger
+from optuna.trial import TrialState
+
+from utils.errors import UserError
+from utils.files import FolderInUseError, atomic_write, folder_lock
+from utils.search_space import override_texts
+from utils.study import Claim, SharedStudy, TakenOverError, best_value, ended
+from utils.study_storage import StorageError, storage_errors
+from utils.suggestions import PRUNED_AFTER
+from utils.training import Metrics
+
+VANILLA = "distill.enable=false"
+POLL_S = 1.0
+MAX_REASON = 500  # characters
+
+
+class RunResult(Protocol):
+    """What the training script returns."""
+
+    best_epoch: int
+    best: Metrics
+    test: Metrics
+    validations: list[Metrics]
+
+
+# Trains one run: train(seed=, config_overrides=, run_name=, optuna_trial=).
+Train = Callable[..., RunResult]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFigures:
+    """A run outside the study's trials, in figures."""
+
+    val_acc: float
+    best_epoch: int
+    test_acc: float
+    curve: list[float]  # validation accuracy of each epoch
+
+    @classmethod
+    def of(cls, result: RunResult) -> "RunFigures":
+        curve = [metrics.next_step_acc for metrics in result.validations]
+        return cls(result.best.next_step_acc, result.best_epoch, result.test.next_step_acc, curve)
+
+
+class Worker:
+    """One process of a study."""
+
+    def __init__(self, study: SharedStudy, train: Train, overrides: list[str], keep: int):
+        """`overrides` are those of the command line; `keep` trials keep their best.pth."""
+        self.study, self._train, self._overrides, self._keep = study, train, overrides, keep
+
+    # The baseline ----------------------------------------------------------------------------------------------
+
+    def baseline(self, wait: bool) -> None:
+        """Train without a teacher what the trials train with one, if nobody has; its figures go into the study.
+
+        It is no trial of the study: one without values would blind the samplers to what trials have in common.
+        On one machine one process trains it; with `wait`, the others wait for it. Another machine leaves it to
+        the first as long as there are trials to do, and trains it itself if it is still missing then (`wait`).
+        """
+        folder = self.study.folder / "baseline"
+        while not self.study.noted("baseline"):
+            begun_at = self.study.noted("baseline_place")
+            if not wait and self.study.spans_machines and begun_at not in (None, self.study.place):
+                return
+            try:
+                with folder_lock(folder):
+                    self._train_baseline(folder)
+                return
+            except FolderInUseError:
+                if not wait:
+                    return
+                time.sleep(POLL_S)
+
+    def _train_baseline(self, folder: Path) -> None:
+        if self.study.noted("baseline"):
+            return
+        self.study.note("baseline_place", self.study.place)
+        logger.info("baseline: training without a teacher")
+        try:
+            result = self._run([VANILLA], folder, self.study.seed)
+        except StorageError:
+            raise
+        except Exception as error:
+            logger.error(f"baseline: failed: {_reason(error)}")
+            return
+        figures = RunFigures.of(result)
+        self.study.note("baseline", dataclasses.asdict(figures))
+        (folder / "checkpoint_latest.pth").unlink(missing_ok=True)
+        logger.info(f"baseline: {figures.val_acc:.4f} (epoch {figures.best_epoch}), without a teacher")
+
+    # Trials ----------------------------------------------------------------------------------------------------
+
+    def trials(self, total: int) -> Iterator[None]:
+        """Work until the study has `total` trials and all of them have ended; yields after each that is ours."""
+        waiting = False
+        while True:
+            with self.study.claim(total) as claim:
+                if claim is not None:
+                    self._run_claim(claim)
+            if claim is not None:
+                self.tidy()
+                waiting = False
+                yield
+                continue
+            at_work = self.study.others_at_work()
+            if not at_work:
+                return
+            if not waiting:
+                logger.info(f"waiting for {at_work} trial{'s' * (at_work > 1)} of other processes")
+                waiting = True
+            time.sleep(POLL_S)
+
+    def _run_claim(self, claim: Claim) -> None:
+        values = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in claim.values.items())
+        name = f"trial {claim.number}"
+        logger.info(f"{name}: {'taken up again' if claim.is_taken_up else 'begins'} ({values})")
+        try:
+            state, value, facts, told = self._outcome(claim)
+            self.study.end(claim, state, value, **facts)
+            logger.info(f"{name}: {told}")
+        except TakenOverError:
+            logger.warning(f"{name}: another process has taken it up, believing this one dead; ours is dropped")
+
+    def _outcome(self, claim: Claim) -> tuple[TrialState, float | None, dict[str, Any], str]:
+        """State, value, facts, and the line for the terminal, of a trial that is now trained to its end."""
+        try:
+            if claim.is_taken_up:
+                self._prune_if_due(claim)
+            with storage_errors():
+                result = self._run(override_texts(claim.values), claim.folder, self.study.seed, claim.trial)
+        except optuna.TrialPruned:
+            reports = self.study.trials()[claim.number].intermediate_values
+            return TrialState.PRUNED, None, {}, f"pruned after epoch {len(reports)}, best {max(reports.values()):.4f}"
+        except (StorageError, TakenOverError):
+            raise  # not the trial's fault; it can be taken up when the storage is back
+        except Exception as error:
+            # Not "pruned": a trial that crashes has said nothing about its values, and samplers learn from those.
+            return TrialState.FAIL, None, {"error": _reason(error)}, f"failed: {_reason(error)}"
+        facts = {"best_epoch": result.best_epoch, "test_acc": result.test.next_step_acc}
+        value = result.best.next_step_acc
+        return TrialState.COMPLETE, value, facts, f"{value:.4f} (epoch {result.best_epoch})"
+
+    def _prune_if_due(self, claim: Claim) -> None:
+        """Do what the process that was killed may have been about to do."""
+        found = self.study.trials()[claim.number]
+        with storage_errors():
+            if PRUNED_AFTER in found.user_attrs or (found.intermediate_values and claim.trial.should_prune()):
+                raise optuna.TrialPruned
+
+    def tidy(self) -> None:
+        """Keep best.pth of the best trials only, and checkpoint_latest.pth of none that has ended."""
+        trials = ended(self.study.trials())
+        for trial in trials:
+            (self.study.trial_folder(trial.number) / "checkpoint_latest.pth").unlink(missing_ok=True)
+        for trial in trials_by_rank(trials)[self._keep :]:
+            (self.study.trial_folder(trial.number) / "best.pth").unlink(missing_ok=True)
+
+    # Final runs ------------------------------------------------------------------------------------------------
+
+    def final_runs(self, seeds: list[int], best: dict[str, Any]) -> dict[tuple[str, int], RunFigures]:
+        """Train the `best` values and the baseline with each seed; figures by (kind, seed).
+
+        Several processes on one machine share the work. A run is kept as long as the best values are the same.
+        """
+        jobs = [(kind, seed) for seed in seeds for kind in ("vanilla", "distill")]
+        settings = {"vanilla": [VANILLA], "distill": override_texts(best)}
+        figures: dict[tuple[str, int], RunFigures] = {}
+        for wait in (False, True):  # first what nobody is at
+            for kind, seed in jobs:
+                if (kind, seed) not in figures:
+                    with contextlib.suppress(FolderInUseError):
+                        figures[kind, seed] = self._final_run(kind, seed, settings[kind], wait)
+        return figures
+
+    def _final_run(self, kind: str, seed: int, settings: list[str], wait: bool) -> RunFigures:
+        folder = self.study.folder / "final" / f"{kind}_seed{seed}"
+        with folder_lock(folder, wait=wait):
+            path = folder / "result.json"
+            record = json.loads(path.read_text()) if path.exists() else {}
+            if record.get("settings") != settings:
+                for name in ("checkpoint_latest.pth", "best.pth"):
+                    (folder / name).unlink(missing_ok=True)
+                record = {"settings": settings}
+                write_json(path, record)
+            if "figures" not in record:
+                logger.info(f"final run: {kind}, seed {seed}")
+                figures = RunFigures.of(self._run(settings, folder, seed))
+                record["figures"] = dataclasses.asdict(figures)
+                write_json(path, record)
+                logger.info(
+                    f"final run: {kind}, seed {seed}: {figures.val_acc:.4f} (val), {figures.test_acc:.4f} (test)"
+                )
+            (folder / "checkpoint_latest.pth").unlink(missing_ok=True)
+            return RunFigures(**record["figures"])
+
+    # ---
+
+    def _run(self, settings: list[str], folder: Path, seed: int, trial: optuna.Trial | None = None) -> RunResult:
+        """Train one run, whose messages go to its own log only."""
+        with logger.contextualize(file_only=True), warnings.catch_warnings():
+            # Epochs trained again, because their checkpoint is on another machine, are reported already.
+            warnings.filterwarnings("ignore", message="The reported value is ignored")
+            return self._train(
+                seed=seed,
+                config_overrides=[*self._overrides, *settings, *self._tracking(folder)],
+                run_name=self.study.run_name(folder),
+                optuna_trial=trial,
+            )
+
+    def _tracking(self, folder: Path) -> list[str]:
+        """Each run has a name of its own with the tracker."""
+        wandb = self.study.config.wandb
+        parts = [wandb.run_name or self.study.name, *folder.relative_to(self.study.folder).parts]
+        return override_texts({"wandb.run_name": "_".join(parts)}) if wandb.enable else []
+
+
+def trials_by_rank(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+    """Trials that have ended, the best first: finished ones before pruned ones before failed ones."""
+    order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
+    return sorted(trials, key=lambda trial: (order[trial.state], -(best_value(trial) or 0.0), trial.number))
+
+
+def short(value: Any) -> str:
+    """A value as people read it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    atomic_write(path, lambda file: file.write(json.dumps(content).encode()))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return (text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")[:MAX_REASON]

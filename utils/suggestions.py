@@ -1,0 +1,92 @@
+"""What Optuna decides in a search: the next values (sampler), and when to give a trial up (pruner)."""
+
+import copy
+import importlib.util
+import warnings
+
+import numpy as np
+import optuna
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
+
+from utils.config_sections import OptunaConfig
+from utils.errors import UserError
+
+PRUNED_AFTER = "pruned_after_epochs"  # user attribute of a trial that the pruner has given up
+
+
+def check_sampler(settings: OptunaConfig) -> None:
+    """Refuse a sampler whose package is missing.
+
+    Raises:
+        UserError: says how to install it.
+    """
+    if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise UserError(
+            "optuna.sampler: cmaes needs the package cmaes: install it with `uv sync --extra cmaes`, or take "
+            "optuna.sampler=tpe"
+        )
+
+
+def make_sampler(settings: OptunaConfig, seed: int, trial_number: int) -> BaseSampler:
+    """The sampler of one trial's values.
+
+    Each trial has a sampler of its own, seeded by the trial's number. So a restarted process does not draw its
+    first values again, processes side by side do not draw the same ones, and one process that is killed and
+    started again suggests what it would have suggested. What a sampler learns from stands in the study.
+    """
+    own_seed = int(np.random.SeedSequence([seed, trial_number]).generate_state(1)[0])
+    if settings.sampler == "tpe":
+        return TPESampler(seed=own_seed, n_startup_trials=settings.n_startup_trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return CmaEsSampler(
+            seed=own_seed,
+            n_startup_trials=settings.n_startup_trials,
+            consider_pruned_trials=True,  # else it would learn from the few trials that Hyperband lets through
+            warn_independent_sampling=False,
+        )
+
+
+class EpochHyperband(HyperbandPruner):
+    """Hyperband whose resource is the number of finished epochs.
+
+    Trials report an epoch under its number from 0, and Hyperband compares a reported step with
+    min_resource * reduction_factor^k: taken as they are, all comparisons would come an epoch late. So it is shown
+    each epoch under the number of epochs that are then done, 1 to max_epoch.
+    """
+
+    def __init__(self, settings: OptunaConfig, max_epoch: int):
+        super().__init__(settings.min_resource, max_epoch, settings.reduction_factor)
+        self._max_epoch = max_epoch
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        """Whether to give the trial up after its last reported epoch; never after the last one of all."""
+        if trial.last_step is not None and trial.last_step + 1 >= self._max_epoch:
+            return False
+        shown = copy.copy(trial)
+        shown.intermediate_values = {step + 1: value for step, value in trial.intermediate_values.items()}
+        given_up = super().prune(study, shown)
+        if given_up:
+            # A process that is killed before it tells the study leaves this for the one that takes the trial up:
+            # asked twice, Hyperband takes a trial for one that has passed.
+            study._storage.set_trial_user_attr(trial._trial_id, PRUNED_AFTER, trial.last_step + 1)
+        return given_up
+
+    def prepare(self, study: optuna.Study) -> None:
+        """Make the brackets now; Hyperband would at its first decision, and samplers ask for them before."""
+        self.prune(study, optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+
+
+def make_pruner(settings: OptunaConfig, max_epoch: int) -> EpochHyperband:
+    """The pruner of a study of trials of `max_epoch` epochs.
+
+    Raises:
+        UserError: trials would end before their first comparison.
+    """
+    if settings.min_resource > max_epoch:
+        raise UserError(
+            f"optuna.min_resource: found {settings.min_resource}, expected at most optimizer_config.max_epoch = "
+            f"{max_epoch}"
+        )
+    return EpochHyperband(settings, max_epoch)
