@@ -99,8 +99,8 @@ class RoadNetworkEncoder(nn.Module):
         Only what they depend on is computed: their incoming neighbours, and those of these. That is
         exact, since a layer reads nothing else, and a batch touches a small part of a large city.
         """
-        second_graph, middle_road = self._expand(road)
-        first_graph, input_road = self._expand(middle_road)
+        second_graph, middle_road = self.incoming_graph(road)
+        first_graph, input_road = self.incoming_graph(middle_road)
         first, second = self.road_gat.convs
         x = F.relu(first(self.road_input(input_road), first_graph))
         return second(x, second_graph)
@@ -117,7 +117,7 @@ class RoadNetworkEncoder(nn.Module):
             self_row=torch.arange(start, stop, device=self._source.device),
         )
 
-    def _expand(self, target_road: Tensor) -> tuple[MessageGraph, Tensor]:
+    def incoming_graph(self, target_road: Tensor) -> tuple[MessageGraph, Tensor]:
         """The edges into `target_road` [n_out], and the roads that they come from [n_in]."""
         first_edge = self._in_ptr[target_road]
         target, place = ragged_arange(self._in_ptr[target_road + 1] - first_edge)

@@ -1,33 +1,71 @@
 """Timing the parts of training on a data set, beside what the machine itself can do."""
 
+import json
+import os
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import profile
 from tqdm import tqdm
 
 from models.hoser import HOSER
 from models.inputs import Batch
-from utils.city import City
-from utils.config import Config
+from utils.city import City, load_city
+from utils.config import PROJECT, Config, config_to_dict, load_config
 from utils.device import Precision
-from utils.distillation import load_distillation
+from utils.distillation import DistillationTerm, load_teacher_reader, teacher_path
 from utils.loader import BatchLoader, make_loaders
+from utils.machine_limit import count_flops, count_graph_bytes, machine_rates, seconds
 from utils.objective import Losses, Objective
 from utils.road_network import read_road_network
+from utils.teacher_cache import CachedLogProbs
 from utils.training import Schedule, evaluate, make_optimizer, optimizer_step
 from utils.trajectories import read_trips
 
 Figures = dict[str, float]
 WARM_UP_STEPS = 3
+TEACHER_BATCHES = 5
+TEACHER_BATCH = 256
+
+# What the figures are, in the order of the table.
+MEANINGS = {
+    "batch_size": "trips in a batch",
+    "prepare_trips_per_s": "first start: trips parsed and cached, a second (with the roads; without starting Python)",
+    "prepare_peak_rss_mb": "first start: peak resident memory",
+    "warm_start_s": "later starts: from starting Python to the first batch",
+    "features_s": "roadmap.geo and roadmap.rel -> road features",
+    "csv_ms_per_trip": "CSV -> trips",
+    "loader_ms": "making a batch",
+    "loader_batches_per_s": "batches a second, by the loader alone",
+    "forward_ms": "forward pass and losses",
+    "backward_ms": "backward pass",
+    "optimizer_ms": "clipping and AdamW",
+    "step_ms": "all four, median of the steps",
+    "tokens_per_s": "steps of trips a second",
+    "epoch_s": "training steps of an epoch",
+    "evaluation_ms_per_trip": "validation",
+    "peak_rss_mb": "peak resident memory of training and evaluation",
+    "distilled_over_vanilla": "a training step with the teacher's cached answers, over one without",
+    "teacher_steps_per_s": "steps that the teacher answers a second, when its cache is made",
+    "matmul_gflop_per_s": "this machine: float32 product of 4096 x 4096 matrices",
+    "copy_gb_per_s": "this machine: copy of 1 GiB, read and written",
+    "flops_per_step": "operations of the matrix products of a training step, without padding",
+    "bytes_per_step": "bytes of the graph layers of a training step",
+    "limit_ms": "what those take at this machine's rates",
+    "share_of_limit": "limit_ms / (forward + backward + optimizer)",
+}
 
 
-def measure(dataset: str, config: Config, city: City, device: torch.device, steps: int, distill: bool) -> Figures:
-    """Seconds, milliseconds and sizes by name.
+def measure(dataset: str, config: Config, city: City, device: torch.device, steps: int, trace: Path | None) -> Figures:
+    """Figures by name, see `MEANINGS`.
 
     Args:
         dataset: its name.
@@ -35,12 +73,13 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
         city: the data.
         device: what to measure.
         steps: training steps that are timed, after a few to warm up; medians are given.
-        distill: whether to measure steps with the teacher's cached answers too.
+        trace: where to write a trace of a few steps, for chrome://tracing or ui.perfetto.dev.
     """
     figures: Figures = {"batch_size": config.optimizer_config.batch_size}
-    figures["features_s"], network = _timed(device, read_road_network, city.folder)
-    seconds, trips = _timed(device, read_trips, city.folder / "val.csv", network)
-    figures["csv_ms_per_trip"] = 1e3 * seconds / len(trips)
+    figures |= measure_starts(dataset, config, city)
+    figures["features_s"], network = seconds(device, read_road_network, city.folder)
+    taken, trips = seconds(device, read_trips, city.folder / "val.csv", network, config.data.on_bad_trip)
+    figures["csv_ms_per_trip"] = 1e3 * taken / len(trips)
     loaders = make_loaders(city, config, device)
     train, val = loaders["train"], loaders["val"]
     precision = Precision(config.training.precision, device)
@@ -49,15 +88,61 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     model = HOSER(config, city.features).to(device)
     figures |= measure_steps(model, train, objective, precision, config, steps)
     figures["epoch_s"] = figures["step_ms"] / 1e3 * train.num_batches
-    seconds, _ = _timed(device, evaluate, model, val, precision, "evaluating")
-    figures["evaluation_ms_per_trip"] = 1e3 * seconds / val.num_trips
-    if distill:
-        seconds, term = _timed(device, load_distillation, config.distill, dataset, city, train)
-        figures["teacher_s"] = seconds
-        distilled = Objective(train.statistics, term, config.distill.lambda_)
-        figures["distilled_over_vanilla"] = _ratio(model, train, objective, distilled, precision, config, steps)
+    taken, _ = seconds(device, evaluate, model, val, precision, "evaluating")
+    figures["evaluation_ms_per_trip"] = 1e3 * taken / val.num_trips
     figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return figures | measure_machine(device)
+    figures["distilled_over_vanilla"] = _ratio(model, train, objective, precision, config, steps)
+    if teacher_path(config.distill, dataset).is_file():
+        figures["teacher_steps_per_s"] = _teacher_rate(config, dataset, city, train)
+    figures |= machine_rates(device)
+    figures |= _limit(model, objective, train.batch(np.arange(min(train.batch_size, train.num_trips))), figures)
+    if trace is not None:
+        _write_trace(trace, model, train, objective, precision, config)
+    return figures
+
+
+def measure_starts(dataset: str, config: Config, city: City) -> Figures:
+    """The first start on a data set, which parses it, and a later one: each a process of its own, on a copy."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
+        copy = Path(name) / city.folder.resolve().name
+        copy.mkdir()
+        for path in city.folder.resolve().iterdir():
+            if path.is_file():
+                (copy / path.name).symlink_to(path)
+        first, warm = (_start(dataset, config, copy) for _ in range(2))
+    return {
+        "prepare_trips_per_s": first["trips"] / first["load_s"],
+        "prepare_peak_rss_mb": first["peak_rss_mb"],
+        "warm_start_s": warm["wall_s"],
+    }
+
+
+def _start(dataset: str, config: Config, folder: Path) -> Figures:
+    arguments = [dataset, str(folder), json.dumps(config_to_dict(config))]
+    code = "import sys; from utils.benchmark import first_batch; first_batch(*sys.argv[1:])"
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout) | {"wall_s": time.perf_counter() - began}
+
+
+def first_batch(dataset: str, folder: str, settings: str) -> None:
+    """Load a city and make the first batch, as a process of its own; prints its figures as JSON."""
+    config = load_config(dataset, overrides=json.loads(settings))
+    began = time.perf_counter()
+    loaders = make_loaders(load_city(dataset, config, folder), config, "cpu")
+    next(loaders["train"].shuffled(0, 0))
+    figures = {
+        "load_s": time.perf_counter() - began,
+        "trips": sum(loader.num_trips for loader in loaders.values()),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps(figures))
 
 
 def measure_steps(
@@ -73,28 +158,38 @@ def measure_steps(
     for step in tqdm(range(WARM_UP_STEPS + steps), "training steps", disable=None, leave=False):
         start = step * loader.batch_size % max(loader.num_trips - loader.batch_size, 1)
         began = time.perf_counter()
-        loading, batch = _timed(device, loader.batch, order[start : start + loader.batch_size])
-        forward, losses = _timed(device, _forward, model, objective, precision, batch)
-        backward, _ = _timed(device, precision.scaler.scale(losses.total).backward)
-        stepping, _ = _timed(device, optimizer_step, model, optimizer, precision, schedule.rate(1), optim.max_norm)
-        for name, seconds in zip(times, (loading, forward, backward, stepping), strict=False):
-            times[name].append(1e3 * seconds)
+        loading, batch = seconds(device, loader.batch, order[start : start + loader.batch_size])
+        forward, losses = seconds(device, _forward, model, objective, precision, batch)
+        backward, _ = seconds(device, precision.scaler.scale(losses.total).backward)
+        stepping, _ = seconds(device, optimizer_step, model, optimizer, precision, schedule.rate(1), optim.max_norm)
+        for name, taken in zip(times, (loading, forward, backward, stepping), strict=False):
+            times[name].append(1e3 * taken)
         times["step"].append(1e3 * (time.perf_counter() - began))
         tokens.append(len(batch.road_id))
-    medians = {f"{name}_ms": statistics.median(values[WARM_UP_STEPS:]) for name, values in times.items()}
-    return medians | {"steps_per_batch": statistics.mean(tokens[WARM_UP_STEPS:])}
+    figures = {f"{name}_ms": statistics.median(values[WARM_UP_STEPS:]) for name, values in times.items()}
+    per_step = statistics.mean(tokens[WARM_UP_STEPS:])
+    return figures | {
+        "loader_batches_per_s": 1e3 / figures["loader_ms"],
+        "tokens_per_s": 1e3 * per_step / figures["step_ms"],
+    }
+
+
+def _forward(model: HOSER, objective: Objective, precision: Precision, batch: Batch) -> Losses:
+    with precision.autocast():
+        return objective(model(batch), batch)
 
 
 def _ratio(
-    model: HOSER,
-    loader: BatchLoader,
-    vanilla: Objective,
-    distilled: Objective,
-    precision: Precision,
-    config: Config,
-    steps: int,
+    model: HOSER, loader: BatchLoader, vanilla: Objective, precision: Precision, config: Config, steps: int
 ) -> float:
-    """Time of a distilled over a vanilla step: medians of runs in turn, since machines drift."""
+    """Time of a distilled over a vanilla step: the median of runs in turn, since machines drift.
+
+    The answers are zeros: what they say makes no difference to the time.
+    """
+    values = torch.zeros(loader.num_candidates, dtype=torch.float16, device=loader.device)
+    answers = CachedLogProbs(values, loader.first_candidate.to(loader.device))
+    term = DistillationTerm(answers, config.distill.temperature, config.distill.steps == "last")
+    distilled = Objective(loader.statistics, term, config.distill.lambda_)
     ratios = []
     for _ in range(3):
         base, with_teacher = (
@@ -105,35 +200,44 @@ def _ratio(
     return statistics.median(ratios)
 
 
-def _forward(model: HOSER, objective: Objective, precision: Precision, batch: Batch) -> Losses:
-    with precision.autocast():
-        return objective(model(batch), batch)
+def _teacher_rate(config: Config, dataset: str, city: City, loader: BatchLoader) -> float:
+    reader, _ = load_teacher_reader(config.distill, dataset, city, loader.device)
+    rates = []
+    for first in range(0, min(loader.num_trips, TEACHER_BATCHES * TEACHER_BATCH), TEACHER_BATCH):
+        batch = loader.batch(np.arange(first, min(first + TEACHER_BATCH, loader.num_trips)))
+        taken, _ = seconds(loader.device, reader.log_probs, batch)
+        rates.append(len(batch.road_id) / taken)
+    return statistics.median(rates)
 
 
-def measure_machine(device: torch.device) -> Figures:
-    """Rate of a large float32 matrix product, and of a large copy (bytes read and written)."""
-    a, b = (torch.randn(4096, 4096, device=device) for _ in range(2))
-    source = torch.zeros(2**28, device=device)
-    target = torch.empty_like(source)
-    product = min(_timed(device, torch.matmul, a, b)[0] for _ in range(5))
-    copy = min(_timed(device, target.copy_, source)[0] for _ in range(5))
-    return {"matmul_gflop_per_s": 2 * 4096**3 / product / 1e9, "copy_gb_per_s": 2 * 4 * 2**28 / copy / 1e9}
+def _limit(model: HOSER, objective: Objective, batch: Batch, figures: Figures) -> Figures:
+    """What a training step must do, and how close it comes to the least time for that."""
+    flops, graph_bytes = count_flops(model, objective, batch), count_graph_bytes(model, batch)
+    limit_s = flops / (1e9 * figures["matmul_gflop_per_s"]) + graph_bytes / (1e9 * figures["copy_gb_per_s"])
+    taken_ms = figures["forward_ms"] + figures["backward_ms"] + figures["optimizer_ms"]
+    return {
+        "flops_per_step": flops,
+        "bytes_per_step": graph_bytes,
+        "limit_ms": 1e3 * limit_s,
+        "share_of_limit": 1e3 * limit_s / taken_ms,
+    }
 
 
-def _timed(device: torch.device, work: Callable, *arguments: Any) -> tuple[float, Any]:
-    """Seconds that `work(*arguments)` takes, and what it returns."""
-    _synchronize(device)
-    began = time.perf_counter()
-    result = work(*arguments)
-    _synchronize(device)
-    return time.perf_counter() - began, result
+def _write_trace(
+    path: Path, model: HOSER, loader: BatchLoader, objective: Objective, precision: Precision, config: Config
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with profile() as profiler:
+        measure_steps(model, loader, objective, precision, config, steps=1)
+    profiler.export_chrome_trace(str(path))
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def format_figures(figures: Figures) -> str:
-    """One figure a line."""
-    return "\n".join(f"{name:24} {value:12,.3f}" for name, value in figures.items())
+def format_figures(figures: Figures, names: Sequence[str] = tuple(MEANINGS)) -> str:
+    """A line for each figure: its name, its value, its meaning."""
+    lines = []
+    for name in names:
+        if name in figures:
+            value = figures[name]
+            shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+            lines.append(f"{name:24} {shown:>16}  {MEANINGS[name]}")
+    return "\n".join(lines)
