@@ -27,6 +27,7 @@ from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import choose_device, set_seed
 from utils.loader import make_loaders
 from utils.objective import Objective
+from utils.signals import held_signals
 from utils.tracking import Run, log_data, log_summary, open_run
 from utils.training import Learner, Metrics, evaluate, train_epoch
 
@@ -70,15 +71,16 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     checkpoints.announce(config.optimizer_config.max_epoch)
     validations: list[Metrics] = []
     seconds: list[float] = []
-    for epoch_id in range(config.optimizer_config.max_epoch):
-        began = time.monotonic()
-        first_batch = epoch_id * loaders["train"].num_batches
-        for records in train_epoch(learner, loaders["train"], objective, args.seed, epoch_id, first_batch):
-            run.log_batches(records)
-        validations.append(evaluate(model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}"))
-        checkpoints.save(model, validations[-1].next_step_acc)
-        seconds.append(time.monotonic() - began)
-        run.log_epoch(epoch_id + 1, config.optimizer_config.max_epoch, validations[-1], seconds[-1])
+    with held_signals():
+        for epoch_id in range(config.optimizer_config.max_epoch):
+            began = time.monotonic()
+            first_batch = epoch_id * loaders["train"].num_batches
+            for records in train_epoch(learner, loaders["train"], objective, args.seed, epoch_id, first_batch):
+                run.log_batches(records)
+            validations.append(evaluate(model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}"))
+            checkpoints.save(model, validations[-1].next_step_acc)
+            seconds.append(time.monotonic() - began)
+            run.log_epoch(epoch_id + 1, config.optimizer_config.max_epoch, validations[-1], seconds[-1])
 
     # test, with the epoch that validates best
     best_epoch = checkpoints.best_epoch

@@ -30,6 +30,7 @@ from utils.loader import BatchLoader, make_loaders
 from utils.objective import Objective
 from utils.pruning import TrialReporter
 from utils.rolling_checkpoint import Identity, RollingCheckpoint
+from utils.signals import held_signals
 from utils.tracking import Run, log_data, log_summary, open_run
 from utils.training import Learner, Metrics, evaluate, train_epoch
 
@@ -152,6 +153,7 @@ def train(
     return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
 
 
+@held_signals()
 def train_epochs(
     learner: Learner,
     loaders: dict[str, BatchLoader],

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -116,6 +117,14 @@ class Script:
         if self._code is None:
             select.select([self._connection], [], [], timeout_s)
         return self.returncode
+
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
+        """Wait while it runs until `condition` holds."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.returncode is None, f"{self.arguments} has ended: {self.stderr}"
+            assert time.monotonic() < deadline, f"{self.arguments} takes too long: {self.stderr}"
+            time.sleep(0.005)
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:

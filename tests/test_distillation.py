@@ -302,9 +302,7 @@ def test_a_cache_whose_process_is_killed_is_finished_by_the_next(tmp_path: Path)
     command += ["--set", "optimizer_config.max_epoch=1", "--set", "distill.window=12"]
     cache = tmp_path / "data" / "Town" / ".cache"
     with Script(command, tmp_path) as training:
-        while not list(cache.glob("teacher-*.parts/*.pt")):
-            assert training.returncode is None
-            time.sleep(0.01)
+        training.wait_until(lambda: list(cache.glob("teacher-*.parts/*.pt")))
         training.kill()
     (part, *_) = sorted(cache.glob("teacher-*.parts/*.pt"))
     made = part.stat().st_mtime_ns

@@ -180,9 +180,7 @@ def _begin_anew(project: DistilledRun) -> None:
 
 
 def _wait_for_epoch(project: DistilledRun, training: Script, epochs: int) -> None:
-    while not (project.checkpoint.exists() and torch.load(project.checkpoint)["epoch"] + 1 >= epochs):
-        assert training.returncode is None
-        time.sleep(0.01)
+    training.wait_until(lambda: project.checkpoint.exists() and torch.load(project.checkpoint)["epoch"] + 1 >= epochs)
 
 
 def _wait_until_training(project: DistilledRun, training: Script) -> None:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -98,13 +97,18 @@ def test_distillation_reads_the_teacher_where_it_was_written(trained: TeacherRun
     assert "100.0% of the roads lie in cells that the teacher knows" in done.stderr
 
 
+def wait_for_epochs(training: Script, checkpoint: Path, epochs: int) -> None:
+    def epochs_done() -> int:
+        return len(torch.load(checkpoint)["val_perplexity"]) if checkpoint.exists() else 0
+
+    training.wait_until(lambda: epochs_done() >= epochs)
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(trained: TeacherRun, tmp_path: Path) -> None:
     ours = TeacherRun(make_mini_project(tmp_path))
     for epochs in (1, 2, 4):
         with Script(COMMAND, tmp_path) as training:
-            while not (ours.checkpoint.exists() and len(torch.load(ours.checkpoint)["val_perplexity"]) >= epochs):
-                assert training.returncode is None
-                time.sleep(0.01)
+            wait_for_epochs(training, ours.checkpoint, epochs)
             training.kill()
     done = run(COMMAND, tmp_path)
     assert done.returncode == 0, done.stderr

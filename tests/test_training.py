@@ -150,9 +150,7 @@ def test_tail_and_grep_follow_a_run_as_it_goes(project: Path) -> None:
     folder = project / "log" / "Mini" / "seed1"
     arguments = mini("train.py", "--seed", "1", "--set", "optimizer_config.max_epoch=4")
     with Script(arguments, project) as training:
-        while not list(folder.glob("*.log")):
-            assert training.returncode is None
-            time.sleep(0.05)
+        training.wait_until(lambda: list(folder.glob("*.log")))
         command = 'tail -n +1 -f ./log/Mini/seed1/*.log | grep --line-buffered "val_next_step_acc"'
         with subprocess.Popen(
             ["bash", "-c", command], cwd=project, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -293,9 +291,7 @@ def test_a_signal_ends_the_run_with_one_line_and_keeps_the_epochs(
     arguments = mini("train.py", "--set", "optimizer_config.max_epoch=100000")
     best = project / "save" / "Mini" / "seed0" / "best.pth"
     with Script(arguments, project) as training:
-        while not best.exists():
-            assert training.returncode is None
-            time.sleep(0.02)
+        training.wait_until(best.exists)
         training.send_signal(number)
         assert training.wait(60) == code
         stderr = training.stderr
@@ -311,9 +307,7 @@ def test_a_killed_run_leaves_only_whole_files_and_the_next_one_cleans_up(project
     arguments = mini("train.py", "--set", "optimizer_config.max_epoch=100000")
     for delay in (0.0, 0.05, 0.11):
         with Script(arguments, project) as training:
-            while len(list(save.glob("epoch_*.pth"))) < 3:
-                assert training.returncode is None
-                time.sleep(0.01)
+            training.wait_until(lambda: len(list(save.glob("epoch_*.pth"))) >= 3)
             time.sleep(delay)
             training.kill()
         for path in save.glob("*.pth"):
@@ -377,9 +371,7 @@ def test_predictions_that_are_no_numbers_are_never_right(tmp_path: Path) -> None
 def test_a_second_process_on_the_same_run_is_refused(project: Path) -> None:
     arguments = mini("train.py", "--set", "optimizer_config.max_epoch=100000")
     with Script(arguments, project) as training:
-        while not (project / "save" / "Mini" / "seed0" / "epoch_1.pth").exists():
-            assert training.returncode is None
-            time.sleep(0.02)
+        training.wait_until((project / "save" / "Mini" / "seed0" / "epoch_1.pth").exists)
         second = run(arguments, project)
         assert training.returncode is None
         training.kill()

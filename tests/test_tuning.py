@@ -1,5 +1,6 @@
 """A search survives everything, shares its work among processes, and ends with files a person can use."""
 
+import contextlib
 import csv
 import random
 import re
@@ -242,17 +243,13 @@ def test_kills_at_random_moments_change_nothing(fresh: TunedStudy, undisturbed: 
 
 
 def wait_for_checkpoint(worker: Script, study: TunedStudy, number: int = 0) -> None:
-    while not (study.folder / f"trial_{number}" / "checkpoint_latest.pth").exists():
-        assert worker.returncode is None, worker.stderr
-        time.sleep(0.005)
+    worker.wait_until((study.folder / f"trial_{number}" / "checkpoint_latest.pth").exists)
 
 
 def kill_in_trial(worker: Script, study: TunedStudy, number: int = 0, epochs: int = 1) -> FrozenTrial:
     """Kill a worker when a trial has finished so many epochs; returns the trial as it stands then."""
     checkpoint = study.folder / f"trial_{number}" / "checkpoint_latest.pth"
-    while not (checkpoint.exists() and torch.load(checkpoint)["epoch"] + 1 >= epochs):
-        assert worker.returncode is None, worker.stderr
-        time.sleep(0.005)
+    worker.wait_until(lambda: checkpoint.exists() and torch.load(checkpoint)["epoch"] + 1 >= epochs)
     worker.kill()
     return study.trials()[number]
 
@@ -273,15 +270,25 @@ def test_a_killed_trial_goes_on_under_its_number_from_its_checkpoint(fresh: Tune
     assert {step: after.intermediate_values[step] for step in before.intermediate_values} == before.intermediate_values
 
 
+def has_begun(worker: Script, trial: int, timeout_s: float = 4) -> bool:
+    with contextlib.suppress(AssertionError):
+        worker.wait_until(lambda: f"trial {trial}: begins" in worker.stderr, timeout_s)
+    return f"trial {trial}: begins" in worker.stderr
+
+
 def test_a_living_process_takes_up_what_another_left(fresh: TunedStudy) -> None:
-    command = tune_command("--no-baseline", "--set", "optimizer_config.max_epoch=12", trials=2)
+    command = tune_command("--no-baseline", "--set", "optimizer_config.max_epoch=40", trials=2)
     with Script(command, fresh.project) as killed:
         wait_for_checkpoint(killed, fresh)
-        killed.send_signal(signal.SIGSTOP)
         with Script(command, fresh.project) as living:
-            while "trial 1: begins" not in living.stderr:  # and not the first one, whose process is alive
-                assert living.returncode is None, living.stderr
-                time.sleep(0.01)
+            # Stopped in the middle of a report, it would hold the journal: another try, then.
+            for _ in range(20):
+                killed.send_signal(signal.SIGSTOP)
+                if has_begun(living, trial=1):  # and not the first one, whose process is alive
+                    break
+                killed.send_signal(signal.SIGCONT)
+                time.sleep(0.02)
+            assert has_begun(living, trial=1), living.stderr
             killed.kill()
             assert living.wait() == 0, living.stderr
             assert "trial 0: taken up again" in living.stderr
@@ -331,9 +338,7 @@ def test_workers_on_one_postgresql_server_share_the_trials(template: Path, tmp_p
         command = tune_command("--no-baseline", "--storage", url)
         # At once: both create tables and study.
         with Script(command, machines[0].project) as here, Script(command, machines[1].project) as there:
-            while not any(trial.user_attrs.get("pid") == here.pid for trial in stored_so_far(url)):
-                assert here.returncode is None, here.stderr
-                time.sleep(0.01)
+            here.wait_until(lambda: any(trial.user_attrs.get("pid") == here.pid for trial in stored_so_far(url)))
             here.kill()
             left = [trial for trial in stored(url) if trial.state == TrialState.RUNNING]
             left = [trial.number for trial in left if trial.user_attrs.get("pid") in (here.pid, None)]
@@ -372,9 +377,7 @@ def test_another_machine_takes_a_trial_up_when_its_signs_of_life_end(
     with Script(tune_command("--no-baseline", "--storage", url, trials=1), there.project) as other:
         with study.claim(total=1) as claim:
             claim.trial.report(0.5, 0)
-            while "waiting for 1 trial" not in other.stderr:
-                assert other.returncode is None, other.stderr
-                time.sleep(0.01)
+            other.wait_until(lambda: "waiting for 1 trial" in other.stderr)
             time.sleep(config.optuna.grace_period + 1.0)
             assert "taken up" not in other.stderr
         # Our signs of life have ended, as if we had been killed.

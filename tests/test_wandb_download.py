@@ -454,8 +454,7 @@ def test_a_server_that_hangs_is_given_up(
 def test_an_interrupted_download_leaves_nothing(model_run: WandbServer, tmp_path: Path) -> None:
     model_run.hang_downloads = True
     with Script([TOOL, "--run_id", "abc123xyz"], tmp_path) as script:
-        while not any(request.path.startswith("/run-files/") for request in model_run.requests):
-            time.sleep(0.05)
+        script.wait_until(lambda: any(request.path.startswith("/run-files/") for request in model_run.requests))
         script.send_signal(2)
         assert script.wait() == 130
         assert script.stderr == "interrupted: no file was changed\n"

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +63,19 @@ def finish(folder: Path, *arguments: str) -> str:
 def kill_after(folder: Path, text: str, *arguments: str) -> None:
     """Start the command, and SIGKILL it as soon as it has said `text`."""
     with Script(command(*arguments), folder) as script:
-        while text not in script.stderr:
-            assert script.returncode is None, script.stderr
-            time.sleep(0.01)
+        script.wait_until(lambda: text in script.stderr)
+        script.kill()
+
+
+def kill_when_rows_are_on_disk(folder: Path, *arguments: str) -> None:
+    """Start the command, and SIGKILL it when the client has written rows of this part: it does so each second."""
+
+    def rows() -> int:
+        return sum(len(log.rows()) for log in logs(folder))
+
+    before = rows()
+    with Script(command(*arguments), folder) as script:
+        script.wait_until(lambda: rows() != before)
         script.kill()
 
 
@@ -166,12 +175,14 @@ def run_id_of(stderr: str) -> str:
 
 class TestAnInterruptedRun:
     def test_offline_has_each_point_once_however_often_it_was_killed(self, offline: Path, server: WandbServer) -> None:
-        longer = ("--set", "optimizer_config.max_epoch=12")
-        for text in ("tracking", "epoch 1/12", "epoch 4/12", "epoch 7/12"):
-            kill_after(offline, text, *longer)
+        longer = ("--set", "optimizer_config.max_epoch=60")
+        kill_after(offline, "tracking", *longer)
+        kill_after(offline, "epoch 1/60", *longer)
+        for _ in range(2):
+            kill_when_rows_are_on_disk(offline, *longer)
         finish(offline, *longer)
         parts = logs(offline)
-        assert len(parts) >= 2  # those that were killed before their first record are removed
+        assert len(parts) >= 3  # those that were killed before their first record are removed
         assert {log.path.stem for log in parts} == {f"run-{run_id(offline)}"}
         assert curves([row for log in parts for row in history(log)]) == tensorboard(offline)
         said = sync(offline)
@@ -278,8 +289,7 @@ class TestTheNetworkCostsNothing:
     ) -> None:
         longer = ("--set", "optimizer_config.max_epoch=10")
         with Script(command(*longer), workplace) as script:
-            while "epoch 1/10" not in script.stderr:
-                time.sleep(0.01)
+            script.wait_until(lambda: "epoch 1/10" in script.stderr)
             server.fail = 503
             assert script.wait() == 0
             assert script.stderr.count("W&B failed") == 1
@@ -291,8 +301,7 @@ class TestTheNetworkCostsNothing:
 
     def test_a_service_that_refuses_us_in_mid_run_is_told_of(self, workplace: Path, server: WandbServer) -> None:
         with Script(command(), workplace) as script:
-            while "epoch 1/3" not in script.stderr:
-                time.sleep(0.01)
+            script.wait_until(lambda: "epoch 1/3" in script.stderr)
             server.fail = 401
             assert script.wait() == 0
             assert script.stderr.count("W&B may not have got all of the run") == 1
@@ -318,8 +327,7 @@ class TestTheNetworkCostsNothing:
 
     def test_an_interrupt_ends_the_run_with_the_usual_code(self, workplace: Path, server: WandbServer) -> None:
         with Script(command("--set", "optimizer_config.max_epoch=500"), workplace) as script:
-            while "epoch 1/500" not in script.stderr:
-                time.sleep(0.01)
+            script.wait_until(lambda: "epoch 1/500" in script.stderr)
             script.send_signal(signal.SIGINT)
             assert script.wait() == 130
         (stored,) = server.runs.values()

@@ -24,6 +24,7 @@ from utils.config import Config, display_path, load_config
 from utils.device import Precision, choose_device, set_seed
 from utils.distillation import teacher_path
 from utils.grid import describe_grid, make_grid
+from utils.signals import held_signals
 from utils.teacher_checkpoint import TeacherCheckpoint
 from utils.teacher_training import TokenTrips, make_teacher, perplexity, train_teacher_epoch
 from utils.tracking import Run, open_run
@@ -78,20 +79,21 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     checkpoint.restore(model, optimizer, precision)
     first_epoch = len(checkpoint.perplexities)
     run.open_curves(batches=first_epoch * num_batches, epochs=first_epoch)
-    for epoch in range(first_epoch, settings.max_epoch):
-        began = time.monotonic()
-        records = train_teacher_epoch(
-            model, splits["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch
-        )
-        for some in records:
-            run.log_scalars("teacher_loss", some)
-        value = perplexity(model, splits["val"], precision)
-        run.log_scalars("val_perplexity", [(epoch + 1, value)])
-        checkpoint.save(model, optimizer, precision, value)
-        logger.info(
-            f"teacher epoch {epoch + 1}/{settings.max_epoch}: val_perplexity {value:.4f}, "
-            f"{time.monotonic() - began:.1f} s"
-        )
+    with held_signals():
+        for epoch in range(first_epoch, settings.max_epoch):
+            began = time.monotonic()
+            records = train_teacher_epoch(
+                model, splits["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch
+            )
+            for some in records:
+                run.log_scalars("teacher_loss", some)
+            value = perplexity(model, splits["val"], precision)
+            run.log_scalars("val_perplexity", [(epoch + 1, value)])
+            checkpoint.save(model, optimizer, precision, value)
+            logger.info(
+                f"teacher epoch {epoch + 1}/{settings.max_epoch}: val_perplexity {value:.4f}, "
+                f"{time.monotonic() - began:.1f} s"
+            )
     best = min(checkpoint.perplexities)
     logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {display_path(weights)}")
 

@@ -5,20 +5,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 
 from loguru import logger
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.signals import listen_to_signals, received_signal
 
-
-class TerminatedError(BaseException):
-    """SIGTERM arrived. Not an `Exception`, so that nothing on the way swallows it."""
-
-
-def _raise_terminated(signum: int, frame: FrameType | None) -> None:
-    raise TerminatedError
+WORDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
 def run_command_line(main: Callable[[], None], kept: str = "files already written are complete") -> None:
@@ -26,25 +20,26 @@ def run_command_line(main: Callable[[], None], kept: str = "files already writte
 
     SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143.
     """
-    signal.signal(signal.SIGTERM, _raise_terminated)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    listen_to_signals()
     log_to_terminal()
     try:
         main()
         sys.stdout.flush()
-    except UserError as error:
-        logger.error(f"error: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        logger.warning(f"interrupted: {kept}")
-        sys.exit(130)
-    except TerminatedError:
-        logger.warning(f"terminated: {kept}")
-        sys.exit(143)
-    except BrokenPipeError:
-        # The reader of our output went away (`... | head`). Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except BaseException as error:
+        # The signal first: it may have come up as another error.
+        number = received_signal()
+        if number is not None:
+            word, code = WORDS[number]
+            logger.warning(f"{word}: {kept}")
+            sys.exit(code)
+        if isinstance(error, UserError):
+            logger.error(f"error: {error}")
+            sys.exit(1)
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output went away (`... | head`). Python would complain again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        raise
 
 
 def log_to_terminal() -> None:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from utils.errors import UserError
 from utils.files import FolderInUseError, atomic_write, folder_lock
 from utils.search_space import override_texts
+from utils.signals import take_signals
 from utils.study import Claim, SharedStudy, TakenOverError, best_value, ended
 from utils.study_storage import StorageError, storage_errors
 from utils.suggestions import PRUNED_AFTER
@@ -94,6 +95,7 @@ class Worker:
         except StorageError:
             raise
         except Exception as error:
+            take_signals()  # may have come up as another error
             logger.error(f"baseline: failed: {_reason(error)}")
             return
         figures = RunFigures.of(result)
@@ -147,6 +149,7 @@ class Worker:
         except (StorageError, TakenOverError):
             raise  # not the trial's fault; it can be taken up when the storage is back
         except Exception as error:
+            take_signals()
             # Not "pruned": a trial that crashes has said nothing about its values, and samplers learn from those.
             return TrialState.FAIL, None, {"error": _reason(error)}, f"failed: {_reason(error)}"
         facts = {"best_epoch": result.best_epoch, "test_acc": result.test.next_step_acc}

@@ -19,6 +19,7 @@ from utils.config import display_path
 from utils.errors import UserError
 from utils.files import folder_lock, remove_temporary_files
 from utils.loader import BatchLoader
+from utils.signals import take_signals
 from utils.teacher import TeacherReader
 
 VERSION = 1  # raise it when the content of the cache changes
@@ -103,6 +104,7 @@ def _compute(reader: TeacherReader, loader: BatchLoader, parts: Path) -> Tensor:
             if part is None:
                 part = torch.empty(end - begin, dtype=torch.float16)
                 for start in range(0, len(trips), TRIPS_PER_BATCH):
+                    take_signals()
                     batch = loader.batch(trips[start : start + TRIPS_PER_BATCH])
                     places = _places(first_candidate, batch).cpu() - begin
                     part[places] = reader.log_probs(batch).cpu().half()

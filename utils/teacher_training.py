@@ -17,6 +17,7 @@ from utils.config_sections import TeacherConfig
 from utils.device import Precision
 from utils.errors import UserError
 from utils.grid import Grid
+from utils.signals import take_signals
 from utils.training import READ_BACK, Schedule, optimizer_step
 from utils.trajectories import Trips
 
@@ -141,6 +142,7 @@ def train_teacher_epoch(
     title = f"training teacher, epoch {epoch + 1}"
     bar = tqdm(trips.shuffled(seed, epoch), title, trips.num_batches, unit=" batches", disable=None, leave=False)
     for index, (inputs, targets) in enumerate(bar):
+        take_signals()
         with precision.autocast():
             loss = _loss(model, inputs, targets, "mean")
         precision.scaler.scale(loss).backward()
@@ -162,6 +164,7 @@ def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
     model.eval()
     total, tokens = torch.zeros((), dtype=torch.float64, device=trips.device), 0
     for inputs, targets in trips.whole():
+        take_signals()
         with precision.autocast():
             total += _loss(model, inputs, targets, "sum").double()
         tokens += int((targets != IGNORED).sum())

@@ -16,6 +16,7 @@ from utils.device import Precision
 from utils.errors import UserError
 from utils.loader import BatchLoader
 from utils.objective import Objective, score
+from utils.signals import take_signals
 
 # Losses are read back from the device this many batches at a time, so that it never waits for us.
 READ_BACK = 32
@@ -106,6 +107,7 @@ def train_epoch(
 
     Raises:
         UserError: a loss is not finite.
+        KeyboardInterrupt, TerminatedError: a signal has arrived; so do all loops over batches.
     """
     model, precision, config = learner.model, learner.precision, learner.config
     model.train()
@@ -116,6 +118,7 @@ def train_epoch(
     batches = loader.shuffled(seed, epoch)
     bar = tqdm(batches, f"training, epoch {epoch + 1}", loader.num_batches, unit=" batches", disable=None, leave=False)
     for index, batch in enumerate(bar):
+        take_signals()
         window_start = index - index % config.accum_steps
         window_size = min(config.accum_steps, loader.num_batches - window_start)
         rate = learner.schedule.rate(first_step + index // config.accum_steps)
@@ -179,6 +182,7 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
     steps = 0
     bar = tqdm(loader.in_order(), title, loader.num_batches, unit=" batches", disable=None, leave=False)
     for batch in bar:
+        take_signals()
         with precision.autocast():
             prediction = model(batch, network)
         scores = score(prediction, batch, loader.statistics)

@@ -68,9 +68,7 @@ def part_logs(folder: Path, run_id: str) -> list[PartLog]:
     """Logs of all parts of a run below the client's `folder`, the earliest first."""
     # A part that starts in the second of another one has a number behind the id in its folder's name.
     paths = [
-        path
-        for path in folder.glob(f"*run-*/run-{run_id}.wandb")
-        if path.parent.name.startswith(("run-", OFFLINE))
+        path for path in folder.glob(f"*run-*/run-{run_id}.wandb") if path.parent.name.startswith(("run-", OFFLINE))
     ]
     return [PartLog(path) for path in sorted(paths, key=lambda path: path.parent.name.removeprefix(OFFLINE))]
 
