@@ -131,6 +131,12 @@ class Script:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def stop_until(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
+        """Stand still until `condition` holds, which then is other processes' doing."""
+        self.send_signal(signal.SIGSTOP)
+        self.wait_until(condition, timeout_s)
+        self.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self.send_signal(signal.SIGKILL)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from helpers import error_of
 from scripts import PROJECT, Script, mini, run, script_environment
-from wandb_server import ALWAYS, API_KEY, WandbServer
+from wandb_server import ALWAYS, API_KEY, Request, WandbServer
 from wandb_store import matches
 
 from models.hoser import HOSER
@@ -191,6 +191,42 @@ def test_a_server_that_neither_sorts_nor_filters_gives_the_same(
         type(request)(**{**vars(request), "variables": request.variables | {"filters": None, "order": None}}), query
     )
     assert [run["id"] for run in search(tmp_path, "--distill", "true", "--limit", "2")] == ["other", "young"]
+
+
+@pytest.mark.parametrize("refused", [["filters"], ["order"], ["filters", "order"]])
+def test_a_server_that_refuses_filters_or_the_order_gives_the_same(
+    five_runs: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: list[str]
+) -> None:
+    answer = five_runs.answer
+
+    def refuse(request: Request, query: str) -> tuple[int, dict[str, Any]]:
+        filters, order = (request.variables.get(name) or "" for name in ("filters", "order"))
+        asked = {"filters": filters not in ("", "{}"), "order": order.startswith("-")}
+        if request.operation == "Runs" and any(asked[name] for name in refused):
+            return 200, {"data": None, "errors": [{"message": "unknown filter"}]}
+        return answer(request, query)
+
+    five_runs.answer = refuse  # type: ignore[method-assign]
+    assert [run["id"] for run in search(tmp_path, "--distill", "true", "--limit", "2")] == ["other", "young"]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--distill true", "--epochs 25", "--min_val_acc 0.8", "--distill true --epochs 25 --min_val_acc 0.8"]
+)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"distill.enable": True, "optimizer_config.max_epoch": 25},
+        {"distill": {"enable": "true"}, "max_epoch": 25},
+        {"distill": "True", "optimizer_config": {"max_epoch": 25}},
+    ],
+)
+def test_what_the_table_shows_is_what_is_found(
+    server: WandbServer, tmp_path: Path, config: dict[str, Any], arguments: str
+) -> None:
+    server.add_run("r", config=config, summary={"val_acc": {"max": 0.9}})
+    server.add_run("other", config=config_of(distill=False, max_epoch=3), summary={"best_val_acc": 0.7})
+    assert [run["id"] for run in search(tmp_path, *arguments.split())] == ["r"]
 
 
 def test_names_cannot_steer_the_terminal(server: WandbServer, tmp_path: Path) -> None:
@@ -387,7 +423,7 @@ def test_a_download_that_is_not_what_was_announced_is_not_kept(
     [
         (404, "best.pth: WandB lists this file but does not have it (HTTP 404)"),
         (500, "WandB answered with an error (HTTP 500: "),
-        (403, "WandB does not accept this log-in (HTTP 403); run `uv run wandb login`"),
+        (403, "best.pth: WandB does not hand this file out (HTTP 403); try again"),
     ],
 )
 def test_a_download_that_is_refused_is_told(model_run: WandbServer, tmp_path: Path, status: int, found: str) -> None:
@@ -446,6 +482,8 @@ def test_a_server_that_hangs_is_given_up(
     model_run.hang_downloads = True
     message = error_line(tmp_path, "--run_id", "abc123xyz")
     assert message == "best.pth: no answer from WandB for 2 s; nothing was saved"
+    model_run.hang_downloads, model_run.stall_downloads = False, True
+    assert error_line(tmp_path, "--run_id", "abc123xyz") == message
     model_run.hang = True
     message = error_line(tmp_path, "--search")
     assert message == "no answer from WandB (it took too long); check the network and WANDB_BASE_URL"

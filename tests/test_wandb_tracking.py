@@ -67,15 +67,17 @@ def kill_after(folder: Path, text: str, *arguments: str) -> None:
         script.kill()
 
 
-def kill_when_rows_are_on_disk(folder: Path, *arguments: str) -> None:
-    """Start the command, and SIGKILL it when the client has written rows of this part: it does so each second."""
+def rows_on_disk(folder: Path) -> int:
+    """The client's own process writes them, each second."""
+    return sum(len(log.rows()) for log in logs(folder))
 
-    def rows() -> int:
-        return sum(len(log.rows()) for log in logs(folder))
 
-    before = rows()
+def kill_when_rows_are_on_disk(folder: Path, text: str, *arguments: str) -> None:
+    """Start the command, and SIGKILL it after it has said `text`, when rows of this part are on the disk."""
+    before = rows_on_disk(folder)
     with Script(command(*arguments), folder) as script:
-        script.wait_until(lambda: rows() != before)
+        script.wait_until(lambda: text in script.stderr)
+        script.stop_until(lambda: rows_on_disk(folder) > before)
         script.kill()
 
 
@@ -175,11 +177,11 @@ def run_id_of(stderr: str) -> str:
 
 class TestAnInterruptedRun:
     def test_offline_has_each_point_once_however_often_it_was_killed(self, offline: Path, server: WandbServer) -> None:
-        longer = ("--set", "optimizer_config.max_epoch=60")
+        longer = ("--set", "optimizer_config.max_epoch=30")
         kill_after(offline, "tracking", *longer)
-        kill_after(offline, "epoch 1/60", *longer)
-        for _ in range(2):
-            kill_when_rows_are_on_disk(offline, *longer)
+        kill_after(offline, "epoch 1/30", *longer)
+        for text in ("epoch 6/30", "epoch 14/30"):
+            kill_when_rows_are_on_disk(offline, text, *longer)
         finish(offline, *longer)
         parts = logs(offline)
         assert len(parts) >= 3  # those that were killed before their first record are removed
@@ -199,6 +201,51 @@ class TestAnInterruptedRun:
         assert curves(stored.history) == tensorboard(workplace)
         assert "monotonic" not in said
 
+    def test_online_has_each_point_once_although_some_of_a_part_never_arrived(
+        self, workplace: Path, server: WandbServer
+    ) -> None:
+        longer = ("--set", "optimizer_config.max_epoch=40")
+        with Script(command(*longer), workplace) as script:
+            script.wait_until(lambda: "epoch 3/40" in script.stderr)
+            script.stop_until(lambda: next(iter(server.runs.values())).history)
+            server.fail, before = 503, rows_on_disk(workplace)
+            script.wait_until(lambda: "epoch 10/40" in script.stderr)
+            script.stop_until(lambda: rows_on_disk(workplace) > before + BATCHES)
+            script.kill()
+        server.fail = None
+        with Script(command(*longer), workplace) as script:
+            script.wait_until(lambda: "to go" in script.stderr)
+            script.send_signal(signal.SIGTERM)
+            assert script.wait() == 143
+        finish(workplace, *longer)
+        (stored,) = server.runs.values()
+        assert curves(stored.history) == tensorboard(workplace)
+
+    def test_that_was_cut_off_online_and_ended_offline_says_how_to_upload_it(
+        self, workplace: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        longer = ("--set", "optimizer_config.max_epoch=5")
+        kill_after(workplace, "epoch 2/5", *longer)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        assert "to upload: not with `wandb sync`" in finish(workplace, *longer)
+        monkeypatch.delenv("WANDB_MODE")
+        finish(workplace, *longer)
+        (stored,) = server.runs.values()
+        assert curves(stored.history) == tensorboard(workplace)
+
+    def test_that_was_cut_off_online_ended_offline_and_was_synced_all_the_same_gets_what_is_missing(
+        self, workplace: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        longer = ("--set", "optimizer_config.max_epoch=5")
+        kill_after(workplace, "epoch 2/5", *longer)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        finish(workplace, *longer)
+        sync(workplace)
+        monkeypatch.delenv("WANDB_MODE")
+        finish(workplace, *longer)
+        (stored,) = server.runs.values()
+        assert curves(stored.history) == tensorboard(workplace)
+
     def test_that_was_offline_at_first_is_not_sent_twice(
         self, offline: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -216,6 +263,14 @@ class TestAnInterruptedRun:
         assert run_id(offline) is None
         finish(offline, "--set", "optimizer_config.max_epoch=5")
         assert curves(history(logs(offline)[0])) == tensorboard(offline)
+
+    def test_that_is_tracked_when_it_is_complete_has_its_id_in_the_checkpoint(self, offline: Path) -> None:
+        assert run(mini("train_with_distill.py", "--seed", "7"), offline).returncode == 0
+        finish(offline)
+        first = run_id(offline)
+        assert first is not None
+        finish(offline, "--set", "wandb.log_model=true")
+        assert {log.path.stem for log in logs(offline)} == {f"run-{first}"}
 
     def test_keeps_its_id_through_a_part_that_is_not_tracked(self, offline: Path) -> None:
         finish(offline)
@@ -264,6 +319,11 @@ class TestAnInterruptedRun:
 
 
 class TestTheNetworkCostsNothing:
+    def test_a_password_in_the_address_is_not_logged(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WANDB_BASE_URL", os.environ["WANDB_BASE_URL"].replace("//", "//joe:pa55word@"))
+        assert "pa55word" not in finish(workplace)
+        assert not any("pa55word" in path.read_text() for path in (workplace / "log").rglob("*.log"))
+
     def test_without_a_key_training_goes_on_offline_and_nothing_is_asked(
         self, workplace: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -7,7 +7,8 @@
 
 It knows what the client asks for when it logs runs (also resumed ones), uploads files and artifacts, syncs
 offline runs, lists and filters runs, and downloads. Faults: `fail`, `hang`, `fail_operations`,
-`download_status`, `cut_downloads`, `stop()`. `requests` has everything that was sent.
+`download_status`, `cut_downloads`, `hang_downloads`, `stall_downloads`, `stop()`. `requests` has everything
+that was sent.
 """
 
 import contextlib
@@ -56,6 +57,7 @@ class WandbServer:
         self.fail_operations: dict[str, int] = {}  # status for GraphQL operations of that name
         self.hang = False  # accept requests and never answer
         self.hang_downloads = False  # the same, downloads only
+        self.stall_downloads = False  # send half of the file, and then nothing
         self.download_status: int | None = None  # status for all downloads
         self.cut_downloads = 0  # so many of the next downloads break off half-way; ALWAYS: all
         self.lock = threading.RLock()
@@ -312,11 +314,14 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             is_cut = server.cut_downloads > 0
             server.cut_downloads -= is_cut
-        if not is_cut:
+        if not is_cut and not server.stall_downloads:
             self._reply(status, data[begin:], {"Content-Type": "application/octet-stream", **headers})
             return
         self.send_response(status)
         self.send_header("Content-Length", str(len(data) - begin))
         self.end_headers()
         self.wfile.write(data[begin : begin + (len(data) - begin) // 2])
+        if server.stall_downloads:
+            self.wfile.flush()
+            server.stopped.wait()
         self.close_connection = True

@@ -251,8 +251,11 @@ def _override(config: Config, key: str, value: Any, source: str) -> Config:
         example = _key(dataclasses.fields(getattr(config, key))[0].name)
         raise UserError(f"{source}: {key} is a section, expected one of its keys, such as {key}.{example}=...")
     if not dot or section not in sections:
-        raise UserError(f"{source}: unknown key '{key}'{_suggestion(name or key, '')}")
+        raise UserError(f"--set {key}: unknown key '{key}'{_suggestion(name or key, '')}")
     part = getattr(config, section)
+    if name not in map(_key, (f.name for f in dataclasses.fields(part))):
+        # Without its value, which may be a secret.
+        raise UserError(f"--set {key}: unknown key '{key}'{_suggestion(name, f'{section}.')}")
     changed = _build(type(part), {name: value}, source, f"{section}.")
     own = {f.name: getattr(changed, f.name) for f in dataclasses.fields(part) if _key(f.name) == name}
     return dataclasses.replace(config, **{section: dataclasses.replace(part, **own)})

@@ -133,6 +133,9 @@ class RollingCheckpoint:
             key = hashlib.blake2b(run.encode(), digest_size=16).hexdigest()
             found, _, found_key = _read_text(self._claim_path).partition(" ")
             self.wandb_run_id = found if found and found_key == key else _new_id()
+            if self.epochs_done:  # of a run that was not tracked so far
+                save_tensors(load_tensors(self.path) | {"wandb_run_id": self.wandb_run_id}, self.path)
+                return self.wandb_run_id
             atomic_write(self._claim_path, lambda file: file.write(f"{self.wandb_run_id} {key}".encode()))
         return self.wandb_run_id
 

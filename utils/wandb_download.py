@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
-from wandb.apis.public import File, Run
 
 from utils.config import display_path
 from utils.errors import UserError
 from utils.files import TEMPORARY_PREFIX, atomic_write, make_folder
+from utils.wandb_client import File, Run
 from utils.wandb_service import FAILURES, TRIES, answer_limit, failure_of, service_errors
 
 DOWNLOADS = 3  # tries, when one breaks off
@@ -131,18 +131,18 @@ def _fetch(file: File, folder: Path, bar: tqdm) -> Path:
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
-    limit, changed = TRIES * answer_limit(), time.monotonic()
+    limit, changed, seen = TRIES * answer_limit(), time.monotonic(), 0
     while worker.is_alive():
         worker.join(0.05)
         size = path.stat().st_size if path.is_file() else 0
-        if size != bar.n:
-            bar.update(size - bar.n)
-            changed = time.monotonic()
+        if size != seen:
+            bar.update(size - seen)
+            seen, changed = size, time.monotonic()
         elif time.monotonic() - changed > limit:
             raise UserError(f"{display_path(file.name)}: no answer from WandB for {limit:.0f} s; nothing was saved")
     if errors:
         _raise(errors[0], file)
-    bar.update(path.stat().st_size - bar.n)
+    bar.update(path.stat().st_size - seen)
     return path
 
 
@@ -156,6 +156,8 @@ def _raise(error: BaseException, file: File) -> None:
         raise UserError(f"{display_path(file.name)}: WandB lists this file but does not have it (HTTP {status})")
     if isinstance(getattr(error, "exc", None), ValueError):
         raise UserError(f"{display_path(file.name)}: found a name that is no path below a folder")
+    if status in (401, 403):
+        raise UserError(f"{display_path(file.name)}: WandB does not hand this file out (HTTP {status}); try again")
     if not isinstance(error, FAILURES):
         raise error
     with service_errors():

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from wandb.proto.wandb_internal_pb2 import HistoryRecord, Record
+
+from utils.wandb_client import HistoryRecord, Record
 
 MAGIC = b":W&B"
 MAGIC_BYTES = 7  # with a version
@@ -48,6 +49,21 @@ class PartLog:
         folder = self.path.parent
         folder.rename(folder.with_name(SET_ASIDE + folder.name))
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client came to its end, having sent all that it could."""
+        return any(record.HasField("exit") for record in read_records(self.path))
+
+    @property
+    def starting_step(self) -> int | None:
+        """Rows that the service had before the first of these; None if nothing tells."""
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            return int(json.loads(self.path.with_suffix(".wandb.syncstate").read_text())["starting_step"])
+        if self.is_offline:
+            return None  # the steps in it count from 0, wherever its rows came to stand
+        steps = (record.history.step.num for record in read_records(self.path) if record.HasField("history"))
+        return next(steps, None)
+
     def is_empty(self) -> bool:
         """Whether the client was killed before it had written anything about the run."""
         return not any(record.HasField("run") for record in read_records(self.path))
@@ -71,6 +87,21 @@ def part_logs(folder: Path, run_id: str) -> list[PartLog]:
         path for path in folder.glob(f"*run-*/run-{run_id}.wandb") if path.parent.name.startswith(("run-", OFFLINE))
     ]
     return [PartLog(path) for path in sorted(paths, key=lambda path: path.parent.name.removeprefix(OFFLINE))]
+
+
+def rows_at_service(logs: list[PartLog], arrived: int) -> list[RowKey | None]:
+    """The `arrived` first rows of the service; None: one that no log on this disk knows.
+
+    A client that was killed has logged rows that never arrived, so each part begins where the service says that it
+    did, and not behind the one before it.
+    """
+    rows: list[RowKey | None] = []
+    for log in logs:
+        first = log.starting_step
+        first = len(rows) if first is None else first
+        rows = rows[:first] + [None] * (first - len(rows)) + log.rows()
+    rows = rows[:arrived]
+    return rows + [None] * (arrived - len(rows))
 
 
 def first_error(path: Path) -> str | None:

@@ -1,17 +1,17 @@
 """Runs of distillation training on WandB: finding them, and choosing the file that has their model."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wandb.apis.public import Api, File, Run
-
 from utils.config import display_path
 from utils.errors import UserError
+from utils.wandb_client import Api, File, Run
 from utils.wandb_service import FAILURES, is_refusal, service_errors
 
 PAGE = 50
+NEWEST_FIRST, OLDEST_FIRST = "-created_at", "+created_at"  # the second is what a service does by itself
 MODEL_SUFFIXES = (".pth", ".pt")
 BEST = "best.pth"
 
@@ -19,6 +19,7 @@ BEST = "best.pth"
 DISTILL_KEYS = ("distill.enable", "distill.enabled", "distill", "distill_enabled", "distill_enable")
 MAX_EPOCH_KEYS = ("optimizer_config.max_epoch", "max_epoch", "max_epochs", "num_epochs", "epochs")
 EPOCH_KEYS = ("epoch", "epochs")
+AGGREGATES = ("max", "best", "last")  # what a summary may have of a metric, instead of its value
 ACCURACY_KEYS = ("best_val_acc", "best_val_next_step_acc", "val_next_step_acc", "val_acc", "val/acc")
 
 
@@ -74,18 +75,19 @@ class Search:
     state: str | None = None
 
     def filters(self) -> dict[str, Any]:
-        """For the service: what may match. It has no names for keys with a dot, and other runs other keys."""
+        """For the service: a form of MongoDB's that lets through whatever may match."""
         parts: list[dict[str, Any]] = []
         if self.state is not None:
             parts.append({"state": self.state})
         if self.distill is not None:
-            parts.append({"$or": [{f"config.{key}": self.distill} for key in DISTILL_KEYS]})
+            spellings = [self.distill, str(self.distill), str(self.distill).lower()]
+            parts.append({"$or": [*_equal("config", DISTILL_KEYS, spellings), _lacks("config", DISTILL_KEYS)]})
         if self.epochs is not None:
-            keys = [f"config.{key}" for key in MAX_EPOCH_KEYS] + [f"summary_metrics.{key}" for key in EPOCH_KEYS]
-            parts.append({"$or": [{key: self.epochs} for key in keys]})
+            configured = [*_equal("config", MAX_EPOCH_KEYS, [self.epochs]), _lacks("config", MAX_EPOCH_KEYS)]
+            parts.append({"$or": [*configured, *_equal("summary_metrics", EPOCH_KEYS, [self.epochs])]})
         if self.min_val_acc is not None:
-            least = {"$gte": self.min_val_acc}
-            parts.append({"$or": [{f"summary_metrics.{key}": least} for key in ACCURACY_KEYS]})
+            keys = [f"{key}{part}" for key in ACCURACY_KEYS for part in ("", *(f".{name}" for name in AGGREGATES))]
+            parts.append({"$or": _equal("summary_metrics", keys, [{"$gte": self.min_val_acc}])})
         return {"$and": parts} if parts else {}
 
     def matches(self, run: FoundRun) -> bool:
@@ -104,26 +106,37 @@ def search_runs(api: Api, entity: str, project: str, search: Search, limit: int)
     Raises:
         UserError: no such project, or the service fails.
     """
-    found, in_order, before = [], True, None
-    try:
-        with service_errors():
-            # Not lazy: configuration and summary come with the page instead of by a request for each run.
-            runs = api.runs(
-                f"{entity}/{project}", filters=search.filters(), order="-created_at", per_page=PAGE, lazy=False
-            )
-            for position, run in enumerate(runs, start=1):
-                row = FoundRun.of(run)
-                in_order = in_order and (before is None or row.created <= before)
-                before = row.created
-                if search.matches(row):
-                    found.append(row)
-                # Pages come whole. A server that does not sort must be read to its end.
-                if in_order and len(found) >= limit and position % PAGE == 0:
-                    break
-    except ValueError:
-        raise UserError(f"{entity}/{project}: no such project on WandB; see --entity and --project") from None
+    filters, order = search.filters(), NEWEST_FIRST
+    while True:
+        try:
+            with service_errors():
+                # Not lazy: configuration and summary come with the page instead of by a request for each run.
+                runs = api.runs(f"{entity}/{project}", filters=filters, order=order, per_page=PAGE, lazy=False)
+                found = _read_pages(runs, search, limit)
+            break
+        except ValueError:
+            raise UserError(f"{entity}/{project}: no such project on WandB; see --entity and --project") from None
+        except UserError as error:
+            # A service that does not know such a filter, or the order, is read to its end.
+            if not (is_refusal(error.__cause__) and (filters or order == NEWEST_FIRST)):
+                raise
+            filters, order = ({}, order) if filters else ({}, OLDEST_FIRST)
     found.sort(key=lambda row: row.created, reverse=True)
     return found[:limit]
+
+
+def _read_pages(runs: Iterable[Run], search: Search, limit: int) -> list[FoundRun]:
+    """The first `limit` that match, and maybe some more; of a server that does not sort, all."""
+    found, in_order, before = [], True, None
+    for position, run in enumerate(runs, start=1):
+        row = FoundRun.of(run)
+        in_order = in_order and (before is None or row.created <= before)
+        before = row.created
+        if search.matches(row):
+            found.append(row)
+        if in_order and len(found) >= limit and position % PAGE == 0:  # pages come whole
+            break
+    return found
 
 
 def get_run(api: Api, entity: str, project: str, run_id: str) -> Run:
@@ -199,6 +212,16 @@ def _artifact_files(run: Run) -> list[File]:
     return []
 
 
+def _equal(section: str, keys: Sequence[str], values: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{f"{section}.{key}": value} for key in keys for value in values]
+
+
+def _lacks(section: str, keys: Sequence[str]) -> dict[str, Any]:
+    """None of the names: it may have them written out flat, and a filter cannot name a key with a dot in it."""
+    names = dict.fromkeys(key.partition(".")[0] for key in keys)
+    return {"$and": [{f"{section}.{name}": {"$exists": False}} for name in names]}
+
+
 def _first(tree: dict[str, Any], keys: tuple[str, ...], read: Callable[[Any], Any]) -> Any:
     """The first of the dotted `keys` that `read` can read, or None."""
     values = (read(value) for key in keys for value in _values(tree, key))
@@ -223,7 +246,7 @@ def _count(tree: dict[str, Any], keys: tuple[str, ...]) -> int | None:
 def _number(value: Any) -> float | None:
     """A finite number; of a summary such as {"max": 0.7}, what is in it."""
     if isinstance(value, dict):
-        value = next((value[key] for key in ("max", "best", "last") if key in value), None)
+        value = next((value[key] for key in AGGREGATES if key in value), None)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return value if is_number else None
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-import wandb
 from loguru import logger
 
 from utils.config import Config, config_to_dict, display_path
-from utils.wandb_log import PartLog, RowKey, first_error, part_logs
+from utils.wandb_client import wandb
+from utils.wandb_log import PartLog, RowKey, first_error, part_logs, rows_at_service
 
 if TYPE_CHECKING:
     from utils.training import Metrics
@@ -60,7 +60,7 @@ def start_wandb(config: Config, dataset: str, seed: int, run_id: str, model_byte
     except Exception as error:  # the client's own errors, those of its settings, its service process: no closed list
         logger.warning(f"W&B cannot be used ({redact(error)}); the run goes on without it")
         return None
-    where = display_path(Path(client.dir).parent) if client.offline else client.url
+    where = display_path(Path(client.dir).parent) if client.offline else redact(client.url)
     logger.info(f"tracking with W&B, run {client.id}: {where}")
     return WandbRun(client, config)
 
@@ -99,9 +99,10 @@ def _client_settings(upload_bytes: int) -> wandb.Settings:
         disable_git=True,
         program=Path(sys.argv[0]).name,  # by default with its whole path
         silent=True,
+        host="",
     )
-    # Not settings for the public, so they may go: the log on the disk is by default 15 s behind; and paths,
-    # user and host of this machine are not for others to see.
+    # Not settings for the public, so they may go: the log on the disk is by default 15 s behind; and paths and
+    # user of this machine are not for others to see.
     for name, value in (
         ("x_transaction_log_flush_interval", 1.0),
         ("x_disable_meta", True),
@@ -121,6 +122,8 @@ class WandbRun:
         self.id: str = client.id
         self._known: set[RowKey] = set()
         self._skip = 0  # rows that the service has and this disk does not know of
+        self._has_gap = False  # whether an online part before this offline one was cut off, its last rows with it
+        self._trouble: str | None = None  # told of at the end, if that is not in trouble as well
         self._guard(self._define_axes)
         self._guard(self._find_known_rows)
 
@@ -159,11 +162,13 @@ class WandbRun:
             return
         self._client, folder = None, Path(client.dir).parent
         if client.offline:
-            logger.info(
-                f"W&B was offline; to upload: uv run wandb sync {display_path(folder.parent)}/offline-run-*-{self.id}*"
-            )
+            how = f"uv run wandb sync {display_path(folder.parent)}/offline-run-*-{self.id}*"
+            if self._has_gap:
+                # `wandb sync` would put these rows behind what arrived, and leave out what did not.
+                how = f"not with `wandb sync`, since an earlier part was cut off; {SENDS_AGAIN}"
+            logger.info(f"W&B was offline; to upload: {how}")
             return
-        trouble = first_error(folder / "logs" / "debug-internal.log")
+        trouble = self._trouble or first_error(folder / "logs" / "debug-internal.log")
         if trouble:
             logger.warning(f"W&B may not have got all of the run ({redact(trouble)}); {SENDS_AGAIN}")
 
@@ -194,16 +199,16 @@ class WandbRun:
         _mend(logs)
         if client.offline:
             self._known = {key for log in logs for key in log.rows()}
+            self._has_gap = any(not log.is_offline and not log.has_ended for log in logs)
             return
         for log in logs:
             if log.is_offline and not log.is_synced:
                 # Sent now: `wandb sync`, later, would put old figures into the summary.
                 log.set_aside()
                 logs = [other for other in logs if other is not log]
-        sent = [key for log in logs for key in log.rows()]
-        # A killed client has logged rows that it did not send.
-        arrived = client.starting_step if client.resumed else 0
-        self._known, self._skip = set(sent[:arrived]), max(0, arrived - len(sent))
+        rows = rows_at_service(logs, client.starting_step if client.resumed else 0)
+        self._known = {key for key in rows if key is not None}
+        self._skip = rows.count(None)
 
     def _upload(self, path: Path, epoch: int, metrics: Metrics) -> None:
         """Upload a model as a file of the run and as a model artifact, both named best.pth."""
@@ -226,7 +231,7 @@ class WandbRun:
             artifact.add_file(str(copy), name="best.pth")
             client.log_artifact(artifact, aliases=["latest", "best"])
         except Exception as error:  # no closed list, as elsewhere here
-            logger.warning(f"W&B does not take best.pth as an artifact ({redact(error)}); it is a file of the run")
+            self._trouble = f"best.pth as an artifact: {redact(error)}"
 
 
 def _mend(logs: list[PartLog]) -> None:

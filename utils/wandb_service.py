@@ -5,12 +5,9 @@ import os
 import re
 from collections.abc import Iterator
 
-import wandb
-from wandb.apis.public import Api
-from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
 from utils.config_sections import WandbConfig
 from utils.errors import UserError
+from utils.wandb_client import Api, WandbApiFailedError, wandb
 
 ANSWER_LIMIT_S = 9.0  # for one try; with the second one and the client's end, 30 s are not exceeded
 TRIES = 2
@@ -87,7 +84,7 @@ def service_errors() -> Iterator[None]:
         wrapped = getattr(error, "exc", None)
         if isinstance(wrapped, ValueError):
             raise wrapped from None
-        raise UserError(_explain(error)) from None
+        raise UserError(_explain(error)) from error
 
 
 def failure_of(error: BaseException | None) -> WandbApiFailedError | None:
