@@ -4,6 +4,7 @@ import contextlib
 import csv
 import random
 import re
+import resource
 import shutil
 import signal
 import sqlite3
@@ -428,6 +429,11 @@ def test_a_study_whose_trials_all_fail_is_an_error(fresh: TunedStudy) -> None:
         (["--set", "optuna.min_resource=9"], "optuna.min_resource: found 9, expected at most optimizer_config"),
         (["--storage", "nonsense"], "--storage: found no database URL"),
         (["--storage", "sqlite:////nowhere/at/all.db"], "cannot be opened"),
+        (["--storage", "sqlite://"], "--storage sqlite://: is a database in memory, expected a file"),
+        (
+            ["--storage", "sqlite:///x.db", "--set", "optuna.heartbeat_interval=2"],
+            "optuna.grace_period: found 3, expected at least 3 times optuna.heartbeat_interval = 2",
+        ),
         (["--set", "optuna.search_space={distill.window: {low: 2, high: 30}}"], "distill.window: up to 30"),
     ],
 )
@@ -443,7 +449,7 @@ def test_what_would_stop_every_trial_is_an_error_before_the_first(
 @pytest.mark.parametrize(
     "arguments",
     [["--study_name", "a/b"], ["--study_name", ".."], ["--study_name", ""], ["--n_trials", "0"], ["--keep", "0"],
-     ["--final_seeds", "-1"]],
+     ["--final_seeds", "-1"], ["--storage", ""]],
 )  # fmt: skip
 def test_a_wrong_command_line_is_a_usage_error(fresh: TunedStudy, arguments: list[str]) -> None:
     done = run(tune_command(*arguments), fresh.project)
@@ -465,6 +471,74 @@ def test_a_study_is_not_mixed_with_another(undisturbed: TunedStudy, arguments: l
     assert done.returncode == 1
     assert message in done.stderr
     assert facts(undisturbed.trials()) == before
+
+
+def test_a_study_in_a_database_is_not_begun_again_in_a_journal(fresh: TunedStudy) -> None:
+    command = tune_command("--no-baseline", trials=1)
+    assert run([*command, "--storage", "sqlite:///study.db"], fresh.project).returncode == 0
+    forgotten = run(command, fresh.project)
+    assert forgotten.returncode == 1
+    assert "a study that is kept in a database; name it with --storage" in forgotten.stderr.splitlines()[-1]
+    assert run([*command, "--storage", "sqlite:///study.db"], fresh.project).returncode == 0
+
+
+def test_a_study_whose_creation_was_cut_off_is_gone_on_with(fresh: TunedStudy) -> None:
+    command = tune_command("--no-baseline", "--storage", "sqlite:///study.db", trials=1)
+    assert run(command, fresh.project).returncode == 0
+    shutil.rmtree(fresh.folder)
+    with sqlite3.connect(fresh.project / "study.db") as connection:
+        connection.execute("DELETE FROM study_user_attributes WHERE key = 'id'")
+    assert run(command, fresh.project).returncode == 0
+    assert run(command, fresh.project).returncode == 0
+
+
+def test_a_full_disk_ends_the_search_and_not_its_trials(fresh: TunedStudy) -> None:
+    command = tune_command("--no-baseline", "--set", "optimizer_config.max_epoch=20", trials=2)
+    with Script(command, fresh.project) as worker:
+        wait_for_checkpoint(worker, fresh)
+        resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
+        assert worker.wait() == 1
+        last = worker.stderr.splitlines()[-1]
+        assert last.startswith("error: save/Mini/tune/distill/trial_0/") and "cannot be written ([Errno 27]" in last
+    assert fresh.states() == ["RUNNING"]
+    done = run(command, fresh.project)
+    assert done.returncode == 0, done.stderr
+    assert all(state in ("COMPLETE", "PRUNED") for state in fresh.states())
+
+
+def test_a_database_that_is_away_for_a_moment_costs_nothing(fresh: TunedStudy) -> None:
+    database = fresh.project / "study.db"
+    command = tune_command(
+        "--no-baseline", "--set", "optimizer_config.max_epoch=20", "--storage", f"sqlite:///{database}", trials=1
+    )
+    with Script(command, fresh.project) as worker:
+        wait_for_checkpoint(worker, fresh)
+        with sqlite3.connect(database) as connection:
+            connection.execute("ALTER TABLE trial_intermediate_values RENAME TO gone")
+        worker.wait_until(lambda: "trying again for 3 s" in worker.stderr)
+        with sqlite3.connect(database) as connection:
+            connection.execute("ALTER TABLE gone RENAME TO trial_intermediate_values")
+        assert worker.wait() == 0, worker.stderr
+    (trial,) = stored(f"sqlite:///{database}")
+    assert (trial.state, len(trial.intermediate_values)) == (TrialState.COMPLETE, 20)
+
+
+def test_a_model_of_a_trial_that_ended_elsewhere_is_not_kept(template: Path, tmp_path: Path) -> None:
+    """Two folders that do not see each other's files stand for two machines."""
+    here, there = (TunedStudy(tmp_path / name) for name in ("here", "there"))
+    for machine in (here, there):
+        shutil.copytree(template, machine.project)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    command = tune_command("--no-baseline", "--storage", url, "--set", "optimizer_config.max_epoch=40", trials=1)
+    with Script(command, here.project) as worker:
+        worker.wait_until((here.folder / "trial_0" / "best.pth").exists)
+        worker.kill()
+    # Its folder is not seen there, so the trial's signs of life must end first; in this one it would be resumed.
+    done = run(command, there.project)
+    assert done.returncode == 0, done.stderr
+    assert run(command, here.project).returncode == 0
+    assert there.files("trial_0/*.pth") == {"trial_0/best.pth"}
+    assert here.files("trial_0/*.pth") == set()
 
 
 def test_a_storage_that_fails_in_a_trial_leaves_the_trial_to_be_taken_up(fresh: TunedStudy) -> None:
@@ -505,6 +579,10 @@ def test_final_runs_compare_best_and_baseline_with_each_seed(undisturbed: TunedS
     assert copy.files("final/*/*.pth") == {
         f"final/{k}_seed{s}/best.pth" for k in ("vanilla", "distill") for s in (7, 8)
     }
+    # Without a teacher, but with the best learning rate.
+    best = max((t for t in copy.trials() if t.value is not None), key=lambda t: t.value).params
+    log = "".join(p.read_text() for p in (copy.project / "log/Mini/tune/distill/final/vanilla_seed7").glob("*.log"))
+    assert f"'learning_rate': {best['optimizer_config.learning_rate']}" in log and "'enable': False" in log
     # A second time nothing is trained.
     again = run(command, copy.project)
     assert "final run" not in again.stderr

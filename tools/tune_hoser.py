@@ -57,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--storage",
+        type=_url,
         metavar="URL",
         help="database shared by several machines, such as postgresql://user:password@host/database "
         "(default: a journal in the study's folder)",
@@ -132,12 +133,20 @@ def main() -> None:
     if args.final_seeds:
         seeds = list(dict.fromkeys(args.final_seeds))
         print(results.finish_final(worker.final_runs(seeds, best.params)))
+        if best.params.get("distill.enable") is False:
+            print("the best settings have no teacher: both columns are the same training")
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")
     return int(text)
+
+
+def _url(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found nothing, expected a URL (is a variable of the shell empty?)")
+    return text
 
 
 def _folder_name(text: str) -> str:

@@ -24,6 +24,10 @@ class FolderInUseError(UserError):
     """Another process is working in a folder."""
 
 
+class WriteError(UserError):
+    """A file cannot be written: the disk is full, say."""
+
+
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write` puts into a file handle, all or nothing.
 
@@ -31,7 +35,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     folder is flushed too, so that the rename itself survives a power cut.
 
     Raises:
-        UserError: the folder is not writable or the disk is full; `path` is as it was before.
+        WriteError: the folder is not writable or the disk is full; `path` is as it was before.
     """
     with held_signals():
         try:
@@ -49,8 +53,9 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
             _fsync_folder(path.parent)
         except BaseException as error:
             Path(temporary).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise _write_error(path, error) from None
+            reason = _os_error_in(error)
+            if reason is not None:
+                raise _write_error(path, reason) from None
             raise
 
 
@@ -107,8 +112,10 @@ def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold the file `path` (made if absent, never removed) for a moment; waits silently for others.
+def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the file `path` (made if absent, never removed) for a moment, after others.
+
+    Gives whether it is held: without `wait`, it is not while another process holds it.
 
     Raises:
         UserError: it cannot be written.
@@ -119,8 +126,12 @@ def file_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _write_error(path, error) from None
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def make_folder(folder: Path) -> None:
@@ -157,6 +168,13 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_error(path: Path, error: OSError) -> UserError:
+def _os_error_in(error: BaseException | None) -> OSError | None:
+    """The error of the system that `error` is or came from: `torch.save` makes another one of it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _write_error(path: Path, error: OSError) -> WriteError:
     reason = f"[Errno {error.errno}] {error.strerror}" if error.errno else str(error)
-    return UserError(f"{display_path(path)}: cannot be written ({reason}); what was there before is unchanged")
+    return WriteError(f"{display_path(path)}: cannot be written ({reason}); what was there before is unchanged")

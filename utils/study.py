@@ -22,7 +22,15 @@ from utils.config import Config, config_to_dict, display_path, flatten
 from utils.errors import UserError
 from utils.files import FolderInUseError, atomic_write, file_lock, folder_lock, make_folder
 from utils.search_space import SearchSpace
-from utils.study_storage import JOURNAL, Heartbeat, StudyLock, open_database, open_journal, storage_errors
+from utils.study_storage import (
+    JOURNAL,
+    Heartbeat,
+    Patience,
+    StudyLock,
+    open_database,
+    open_journal,
+    storage_errors,
+)
 from utils.suggestions import make_pruner, make_sampler
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -39,10 +47,10 @@ class TakenOverError(Exception):
 class OwnedTrial(optuna.Trial):
     """A trial that one process works on, until another takes it up."""
 
-    def __init__(self, study: optuna.Study, trial_id: int, owner: str):
+    def __init__(self, study: optuna.Study, trial_id: int, owner: str, patiently: Patience):
         # The constructor is half private; there is no other way to go on with a trial.
         super().__init__(study, trial_id)
-        self._owner = owner
+        self._owner, self._patiently = owner, patiently
 
     def report(self, value: float, step: int) -> None:
         """Report an epoch.
@@ -50,14 +58,27 @@ class OwnedTrial(optuna.Trial):
         Raises:
             TakenOverError: the trial is no longer ours.
         """
-        self.check_owner()
-        super().report(value, step)
 
-    def check_owner(self) -> None:
-        """Make sure that the trial is still ours, or raise `TakenOverError`."""
+        def report() -> None:
+            self.check_owner()
+            super(OwnedTrial, self).report(value, step)
+
+        self._patiently(report)
+
+    def should_prune(self) -> bool:
+        """Whether the pruner gives the trial up."""
+        return self._patiently(super().should_prune)
+
+    def check_owner(self, ended_as: TrialState | None = None) -> FrozenTrial:
+        """Make sure that the trial is still ours, running or ended as we wanted it; the trial as it is stored.
+
+        Raises:
+            TakenOverError: it is not.
+        """
         found = self.storage.get_trial(self._trial_id)
-        if found.state != TrialState.RUNNING or found.user_attrs.get("owner") != self._owner:
+        if found.state not in (TrialState.RUNNING, ended_as) or found.user_attrs.get("owner") != self._owner:
             raise TakenOverError
+        return found
 
 
 @dataclass(frozen=True)
@@ -89,22 +110,19 @@ class SharedStudy:
         make_folder(self.folder)
         self._place = _place(self.folder)
         with file_lock(self.folder / ".study.lock"), storage_errors():
-            if storage_url and (self.folder / JOURNAL).exists():
-                raise UserError(
-                    f"{display_path(self.folder)}: holds a study with a journal of its own; leave --storage out, or "
-                    "choose another --study_name"
-                )
+            self._check_place(storage_url)
             self._storage = open_database(storage_url, config.optuna) if storage_url else open_journal(self.folder)
             self.study = self._open()
+        self._patiently = Patience(config.optuna.grace_period if self.spans_machines else 0.0)
+        self.lock = StudyLock(self.folder, self._storage)
+        with self.lock(), storage_errors():
             self._check_settings()
             self._check_folder()
         self.study.pruner.prepare(self.study)
-        self.lock = StudyLock(self.folder, self._storage, self.study._study_id)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number."""
-        with storage_errors():
-            return self.study.get_trials(deepcopy=False)
+        return self._patiently(lambda: self.study.get_trials(deepcopy=False))
 
     def trial_folder(self, number: int) -> Path:
         return self.folder / f"trial_{number}"
@@ -120,9 +138,11 @@ class SharedStudy:
         None: all trials there should be have ended, or others are working on them.
         """
         with contextlib.ExitStack() as stack:
-            with self.lock(), storage_errors():
-                claim = self._take_up(stack) or self._begin(stack, total)
-            yield claim
+            yield self._patiently(lambda: self._claim(stack, total))
+
+    def _claim(self, stack: contextlib.ExitStack, total: int) -> Claim | None:
+        with self.lock():
+            return self._take_up(stack) or self._begin(stack, total)
 
     def others_at_work(self) -> int:
         """Trials that are running."""
@@ -134,24 +154,26 @@ class SharedStudy:
         Raises:
             TakenOverError: it was no longer ours to end.
         """
-        try:
-            with storage_errors():
-                claim.trial.check_owner()
+
+        def tell() -> None:
+            found = claim.trial.check_owner(state)
+            if found.state == TrialState.RUNNING:
                 for name, fact in facts.items():
                     claim.trial.set_user_attr(name, fact)
                 self.study.tell(claim.trial, value, state=state)
+
+        try:
+            self._patiently(tell)
         except UpdateFinishedTrialError:
             raise TakenOverError from None
 
     def note(self, key: str, value: Any) -> None:
         """Keep something about the study as a whole."""
-        with storage_errors():
-            self.study.set_user_attr(key, value)
+        self._patiently(lambda: self.study.set_user_attr(key, value))
 
     def noted(self, key: str) -> Any:
         """What was noted under `key`, or None."""
-        with storage_errors():
-            return self.study.user_attrs.get(key)
+        return self._patiently(lambda: self.study.user_attrs.get(key))
 
     @property
     def spans_machines(self) -> bool:
@@ -172,9 +194,26 @@ class SharedStudy:
             direction="maximize",
             load_if_exists=True,
         )
-        if study.direction.name != "MAXIMIZE":
-            raise UserError(f"study '{self.name}': minimises, so it is another program's; choose another --study_name")
+        if [direction.name for direction in study.directions] != ["MAXIMIZE"]:
+            raise UserError(
+                f"study '{self.name}': does not maximise one value, so it is another program's; choose another "
+                "--study_name"
+            )
         return study
+
+    def _check_place(self, storage_url: str | None) -> None:
+        """A study stays where it was begun: in its journal, or in a database."""
+        has_journal = (self.folder / JOURNAL).exists()
+        if storage_url and has_journal:
+            raise UserError(
+                f"{display_path(self.folder)}: holds a study with a journal of its own; leave --storage out, or "
+                "choose another --study_name"
+            )
+        if not storage_url and not has_journal and (self.folder / IDENTITY_FILE).exists():
+            raise UserError(
+                f"{display_path(self.folder)}: holds the trials of a study that is kept in a database; name it with "
+                "--storage, or choose another --study_name"
+            )
 
     def _check_settings(self) -> None:
         """What trials must have in common stands in the study."""
@@ -188,6 +227,7 @@ class SharedStudy:
             if self.study.get_trials(deepcopy=False):
                 raise UserError(f"study '{self.name}': is another program's; choose another --study_name")
             self.study.set_user_attr("settings", own)
+        if "id" not in self.study.user_attrs:  # also after a kill between the two
             self.study.set_user_attr("id", uuid.uuid4().hex)
         found = self.study.user_attrs["settings"]
         for key in sorted(own.keys() | found.keys()):
@@ -241,7 +281,7 @@ class SharedStudy:
     def _own(self, stack: contextlib.ExitStack, trial_id: int, is_taken_up: bool) -> Claim:
         """Make a trial ours in the eyes of all others."""
         stack.enter_context(Heartbeat(self._storage, trial_id))
-        trial = OwnedTrial(self.study, trial_id, self._owner)
+        trial = OwnedTrial(self.study, trial_id, self._owner, self._patiently)
         for key, value in (
             ("owner", self._owner),
             ("place", self._place),

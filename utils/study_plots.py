@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -30,6 +32,9 @@ FINISHED, PRUNED, FAILED = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FA
 BLUE, GREY, RED, GREEN = "#2166ac", "#9a9a9a", "#b2182b", "#1b7837"
 SHADES = "viridis_r"  # from pale (low) to dark (high)
 MIN_FOR_IMPORTANCE = 4
+TITLE_PT = 11
+TITLE_LETTERS_PER_INCH = 10  # of a title in that size, at least
+CHOICE_LETTERS = 14  # of a choice beside an axis
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def parallel_coordinates(view: StudyView) -> bytes:
         heights = [*(scale.height(trial.params.get(scale.key)) for scale in scales), share]
         axes.plot(range(len(heights)), heights, color=_shade(share), linewidth=1.8)
     for place, scale in enumerate(scales):
-        _draw_scale(axes, place, [(scale.height(value), short(value)) for value in scale.marks()])
+        _draw_scale(axes, place, [(scale.height(value), text) for value, text in scale.labelled_marks()])
     ticks = [tick for tick in _ticks(norm.vmin, norm.vmax) if finished]
     _draw_scale(axes, len(scales), [(float(norm(tick)), f"{tick:.4g}") for tick in ticks])
     names = [*(scale.title for scale in scales), "accuracy"]
@@ -207,9 +212,8 @@ def slices(view: StudyView) -> bytes:
     columns = min(len(keys), 3)
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(1.2 + 3.1 * columns, 0.9 + 2.8 * rows), dpi=110, layout="constrained")
-    figure.suptitle(
-        f"{view.title}: accuracy by value (dashed: baseline; crosses: pruned, at the edge: below)", fontsize=11
-    )
+    title = f"{view.title}: accuracy by value (dashed: baseline; crosses: pruned, at the edge: below)"
+    figure.suptitle(_wrapped(title, figure), fontsize=TITLE_PT)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     trials = view.valued
     numbers = [t.number for t in trials]
@@ -287,19 +291,35 @@ class _Scale:
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             marks = [factor * 10.0**decade for decade in decades for factor in (1, 3)]
+            if isinstance(self.low, int):
+                marks = [int(mark) for mark in marks if mark >= 1]
             inner = [mark for mark in marks if self.low * 1.05 < mark < self.high / 1.05]
             return [self.low, *(inner if len(inner) < 9 else inner[::2]), self.high]
         whole = isinstance(self.low, int)
         return [int(mark) if whole else mark for mark in _ticks(self.low, self.high, whole)]
 
+    def labelled_marks(self) -> list[tuple[Any, str]]:
+        """The same with their texts."""
+        if self.choices:
+            return list(zip(self.choices, _choice_texts(self.choices), strict=True))
+        return [(mark, short(mark)) for mark in self.marks()]
+
     def set_axis(self, axes: Axes) -> None:
         """Scale, limits and marks of an x axis."""
         if self.choices:
-            axes.set_xticks(range(len(self.choices)), [str(choice) for choice in self.choices])
+            texts = _choice_texts(self.choices)
+            axes.set_xticks(range(len(self.choices)), texts)
+            if sum(map(len, texts)) > CHOICE_LETTERS:
+                axes.tick_params(axis="x", labelrotation=20)
             axes.set_xlim(-0.5, len(self.choices) - 0.5)
         elif self.log:
             axes.set_xscale("log")
             axes.set_xlim(self.low / 1.15, self.high * 1.15)
+            marks = self.marks()
+            if len(marks) > 4:  # few fit below a narrow picture
+                marks = [marks[0], *marks[2:-2:2], marks[-1]]
+            axes.set_xticks(marks, [short(mark) for mark in marks])
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             margin = 0.05 * (self.high - self.low) or 0.5
             axes.set_xlim(self.low - margin, self.high + margin)
@@ -309,9 +329,32 @@ class _Scale:
 def _figure(view: StudyView, what: str, width: float = 8.0) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, 4.4), dpi=110, layout="constrained")
     axes = figure.subplots()
-    axes.set_title(f"{view.title}: {what}", fontsize=11)
+    axes.set_title(_wrapped(f"{view.title}: {what}", figure), fontsize=TITLE_PT)
     _plain(axes)
     return figure, axes
+
+
+def _wrapped(text: str, figure: Figure) -> str:
+    """A title in as many lines as it needs, and without a meaning to Matplotlib."""
+    letters = int(figure.get_size_inches()[0] * TITLE_LETTERS_PER_INCH)
+    return "\n".join(_literal(line) for line in textwrap.wrap(text, letters))
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", r"\$")
+
+
+def _choice_texts(choices: Sequence[Any]) -> list[str]:
+    """Short texts of choices; of long ones, such as paths, without what all have in common."""
+    texts = [str(choice) or '""' for choice in choices]
+    if len(texts) > 1 and max(map(len, texts)) > CHOICE_LETTERS:
+        # letter by letter, not folder by folder as commonpath would
+        common = len(os.path.commonprefix(texts))  # noqa: RUF071
+        texts = [text if common < 2 else f"…{text[common:]}" for text in texts]
+    short_texts = [text if len(text) <= CHOICE_LETTERS else f"{text[: CHOICE_LETTERS - 1]}…" for text in texts]
+    if len(set(short_texts)) < len(texts):
+        short_texts = [f"{place}: {text[: CHOICE_LETTERS - 4]}…" for place, text in enumerate(texts, start=1)]
+    return [_literal(text) for text in short_texts]
 
 
 def _plain(axes: Axes) -> None:
@@ -327,10 +370,10 @@ def _png(
     if not has_content:
         title = axes.get_title()
         axes.clear()
-        axes.set_title(title, fontsize=11)
+        axes.set_title(title, fontsize=TITLE_PT)
         axes.set_axis_off()
         axes.text(0.5, 0.5, message, ha="center", va="center", transform=axes.transAxes, color=GREY)
-    elif legend:
+    elif legend and axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", fontsize=9, framealpha=0.9)
     return _bytes(figure)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ def study_rows(study: SharedStudy) -> list[Row]:
     if baseline:
         figures = RunFigures(**baseline)
         rows.append(Row("baseline", "finished", len(figures.curve), figures.val_acc, figures.test_acc, {}))
+    elif study.noted("baseline_error"):
+        rows.append(Row("baseline", "failed", 0, None, None, {}, error=study.noted("baseline_error")))
     trials = study.trials()
     best = best_trial(trials)
     return rows + [_row(trial, best is not None and trial.number == best.number) for trial in trials]
@@ -109,7 +112,7 @@ def format_table(rows: list[Row], keys: Sequence[str]) -> str:
         ).rstrip()
         for line in lines
     )
-    return text + "\n" + _verdict(rows)
+    return text + "\n" + _verdict(rows, keys)
 
 
 def column_names(keys: Sequence[str]) -> dict[str, str]:
@@ -118,14 +121,17 @@ def column_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: name if short_names.count(name) == 1 else key for key, name in zip(keys, short_names, strict=True)}
 
 
-def _verdict(rows: list[Row]) -> str:
+def _verdict(rows: list[Row], keys: Sequence[str]) -> str:
     best = next((row for row in rows if row.is_best), None)
     if best is None:
         return "no trial has finished"
     text = f"* best: trial {best.trial}, validation accuracy {best.val_acc:.4f}"
     baseline = next((row for row in rows if row.trial == "baseline"), None)
-    if baseline is not None:
+    if baseline is not None and baseline.val_acc is not None:
         text += f", {best.val_acc - baseline.val_acc:+.4f} against the baseline ({baseline.val_acc:.4f})"
+        others = [name for key, name in column_names(keys).items() if not key.startswith("distill.")]
+        if others:
+            text += f", which has the configured {', '.join(others)}: not distillation's doing alone"
     return text
 
 
@@ -197,7 +203,8 @@ def _write_csv(path: Path, lines: list[list[Any]]) -> None:
 
 def training_command(dataset: str, seed: int, path: Path, data_dir: str | None) -> str:
     """The command that trains with a configuration written here."""
-    folder = f" --data_dir {data_dir}" if data_dir else ""
+    folder = f" --data_dir {shlex.quote(data_dir)}" if data_dir else ""
+    config = shlex.quote(display_path(path))
     return (
-        f"uv run python train_with_distill.py --dataset {dataset}{folder} --seed {seed} --config {display_path(path)}"
+        f"uv run python train_with_distill.py --dataset {shlex.quote(dataset)}{folder} --seed {seed} --config {config}"
     )

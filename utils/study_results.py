@@ -3,6 +3,7 @@
 import time
 
 from utils.config import display_path
+from utils.files import file_lock, remove_temporary_files
 from utils.search_space import Load, override_texts
 from utils.study import SharedStudy, best_trial
 from utils.study_plots import draw_study
@@ -25,10 +26,18 @@ class StudyResults:
     def __init__(self, study: SharedStudy, load: Load, data_dir: str | None):
         """`load` gives the command line's configuration with further values."""
         self._study, self._load, self._data_dir = study, load, data_dir
+        self._lock_path = study.folder / ".results.lock"
         self._drawn_at = float("-inf")
+        with file_lock(self._lock_path):
+            remove_temporary_files(study.folder)
 
-    def write(self, pictures: bool = False) -> None:
-        """Write all files anew; the pictures not at every call, as drawing takes seconds."""
+    def write(self) -> None:
+        """Write all files anew, unless another process is at it; pictures not at every call, as they take seconds."""
+        with file_lock(self._lock_path, wait=False) as is_ours:
+            if is_ours:
+                self._write(pictures=time.monotonic() - self._drawn_at > PICTURES_EVERY_S)
+
+    def _write(self, pictures: bool) -> None:
         study, keys = self._study, list(self._study.space.distributions)
         trials, rows = study.trials(), study_rows(study)
         write_trials(study.folder / "trials.csv", rows, keys)
@@ -38,13 +47,14 @@ class StudyResults:
             config = self._load(override_texts(best.params))
             command = training_command(study.dataset, study.seed, path, self._data_dir)
             write_best_config(path, config, best, study, command)
-        if pictures or time.monotonic() - self._drawn_at > PICTURES_EVERY_S:
+        if pictures:
             draw_study(study)
             self._drawn_at = time.monotonic()
 
     def finish(self) -> str:
         """Write all files, and give back the table for the terminal."""
-        self.write(pictures=True)
+        with file_lock(self._lock_path):
+            self._write(pictures=True)
         study = self._study
         text = format_table(study_rows(study), list(study.space.distributions))
         path = study.folder / "best_config.yaml"
@@ -55,5 +65,6 @@ class StudyResults:
     def finish_final(self, figures: dict[tuple[str, int], RunFigures]) -> str:
         """Write final.csv, and give back its table for the terminal."""
         comparison = FinalComparison(figures)
-        comparison.write(self._study.folder / "final.csv")
+        with file_lock(self._lock_path):
+            comparison.write(self._study.folder / "final.csv")
         return comparison.format()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import time
 import warnings
@@ -14,7 +15,7 @@ from loguru import logger
 from optuna.trial import TrialState
 
 from utils.errors import UserError
-from utils.files import FolderInUseError, atomic_write, folder_lock
+from utils.files import FolderInUseError, WriteError, atomic_write, folder_lock
 from utils.search_space import override_texts
 from utils.signals import take_signals
 from utils.study import Claim, SharedStudy, TakenOverError, best_value, ended
@@ -92,11 +93,12 @@ class Worker:
         logger.info("baseline: training without a teacher")
         try:
             result = self._run([VANILLA], folder, self.study.seed)
-        except StorageError:
+        except (StorageError, WriteError):
             raise
         except Exception as error:
             take_signals()  # may have come up as another error
             logger.error(f"baseline: failed: {_reason(error)}")
+            self.study.note("baseline_error", _reason(error))
             return
         figures = RunFigures.of(result)
         self.study.note("baseline", dataclasses.asdict(figures))
@@ -144,15 +146,17 @@ class Worker:
             with storage_errors():
                 result = self._run(override_texts(claim.values), claim.folder, self.study.seed, claim.trial)
         except optuna.TrialPruned:
-            reports = self.study.trials()[claim.number].intermediate_values
-            return TrialState.PRUNED, None, {}, f"pruned after epoch {len(reports)}, best {max(reports.values()):.4f}"
-        except (StorageError, TakenOverError):
-            raise  # not the trial's fault; it can be taken up when the storage is back
+            reports, facts = self.study.trials()[claim.number].intermediate_values, self._model_facts(claim.folder)
+            told = f"pruned after epoch {len(reports)}, best {max(reports.values()):.4f}"
+            return TrialState.PRUNED, None, facts, told
+        except (StorageError, WriteError, TakenOverError):
+            raise  # not the trial's fault; it can be taken up when the storage is back, or the disk has room
         except Exception as error:
             take_signals()
             # Not "pruned": a trial that crashes has said nothing about its values, and samplers learn from those.
             return TrialState.FAIL, None, {"error": _reason(error)}, f"failed: {_reason(error)}"
         facts = {"best_epoch": result.best_epoch, "test_acc": result.test.next_step_acc}
+        facts |= self._model_facts(claim.folder)
         value = result.best.next_step_acc
         return TrialState.COMPLETE, value, facts, f"{value:.4f} (epoch {result.best_epoch})"
 
@@ -163,23 +167,33 @@ class Worker:
             if PRUNED_AFTER in found.user_attrs or (found.intermediate_values and claim.trial.should_prune()):
                 raise optuna.TrialPruned
 
+    @staticmethod
+    def _model_facts(folder: Path) -> dict[str, str]:
+        """What tells the model of a trial from one that another machine went on with."""
+        return {"model": _digest(folder / "best.pth")}
+
     def tidy(self) -> None:
         """Keep best.pth of the best trials only, and checkpoint_latest.pth of none that has ended."""
         trials = ended(self.study.trials())
         for trial in trials:
             (self.study.trial_folder(trial.number) / "checkpoint_latest.pth").unlink(missing_ok=True)
-        for trial in trials_by_rank(trials)[self._keep :]:
-            (self.study.trial_folder(trial.number) / "best.pth").unlink(missing_ok=True)
+        for rank, trial in enumerate(trials_by_rank(trials)):
+            best = self.study.trial_folder(trial.number) / "best.pth"
+            # Another one than the trial ended with: it was begun here, and ended on another machine.
+            if best.exists() and (rank >= self._keep or trial.user_attrs.get("model") != _digest(best)):
+                best.unlink(missing_ok=True)
 
     # Final runs ------------------------------------------------------------------------------------------------
 
     def final_runs(self, seeds: list[int], best: dict[str, Any]) -> dict[tuple[str, int], RunFigures]:
-        """Train the `best` values and the baseline with each seed; figures by (kind, seed).
+        """Train the `best` values with each seed, with and without a teacher; figures by (kind, seed).
 
+        What is not the teacher's, such as the learning rate, is the same in both: the difference is distillation's.
         Several processes on one machine share the work. A run is kept as long as the best values are the same.
         """
         jobs = [(kind, seed) for seed in seeds for kind in ("vanilla", "distill")]
-        settings = {"vanilla": [VANILLA], "distill": override_texts(best)}
+        others = {key: value for key, value in best.items() if not key.startswith("distill.")}
+        settings = {"vanilla": [*override_texts(others), VANILLA], "distill": override_texts(best)}
         figures: dict[tuple[str, int], RunFigures] = {}
         for wait in (False, True):  # first what nobody is at
             for kind, seed in jobs:
@@ -228,6 +242,14 @@ class Worker:
         wandb = self.study.config.wandb
         parts = [wandb.run_name or self.study.name, *folder.relative_to(self.study.folder).parts]
         return override_texts({"wandb.run_name": "_".join(parts)}) if wandb.enable else []
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file; empty if there is none."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def trials_by_rank(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:

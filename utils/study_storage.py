@@ -7,9 +7,9 @@ import fcntl
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import optuna
 import sqlalchemy
@@ -23,8 +23,13 @@ from utils.config import display_path
 from utils.config_sections import OptunaConfig
 from utils.errors import UserError
 from utils.files import file_lock, make_folder
+from utils.signals import take_signals
+
+Result = TypeVar("Result")
 
 JOURNAL = "study.journal"
+POLL_S = 0.5
+BEATS_MISSED = 3  # signs of life, before a trial is taken for dead
 ATTEMPTS = 4  # to create the tables of a database, which another machine may be doing at this moment
 
 
@@ -43,6 +48,34 @@ def storage_errors() -> Iterator[None]:
         raise StorageError(f"the study's storage cannot be reached ({reason}); the study itself is kept") from None
 
 
+class Patience:
+    """Does what may fail for a moment, as when a database is restarted, again for some time."""
+
+    def __init__(self, limit_s: float):
+        self._limit_s = limit_s
+
+    def __call__(self, action: Callable[[], Result]) -> Result:
+        """What `action` gives, which it may be asked for several times.
+
+        Raises:
+            StorageError: it has failed for too long.
+        """
+        deadline, told = time.monotonic() + self._limit_s, False
+        while True:
+            try:
+                with storage_errors():
+                    return action()
+            except StorageError as error:
+                take_signals()
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    # On the terminal too, where a trial's own messages are not shown.
+                    logger.bind(file_only=False).warning(f"{error}; trying again for {self._limit_s:.0f} s")
+                told = True
+                time.sleep(POLL_S)
+
+
 class JournalLock:
     """Lock of a journal that the system frees however its holder ends.
 
@@ -53,7 +86,8 @@ class JournalLock:
         self._journal, self._file = journal, None
 
     def acquire(self) -> bool:
-        self._file: BinaryIO | None = self._journal.with_name(self._journal.name + ".lock").open("ab")
+        # Not Optuna's own name for it: another program that opens the study would wait for us to remove the file.
+        self._file: BinaryIO | None = self._journal.with_name(f".{self._journal.name}.lock").open("ab")
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._cut_half_line()
         return True
@@ -122,6 +156,13 @@ def open_database(url: str, settings: OptunaConfig) -> RDBStorage:
             "or sqlite:///study.db"
         ) from None
     shown = parsed.render_as_string(hide_password=True)
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UserError(f"--storage {shown}: is a database in memory, expected a file, such as sqlite:///study.db")
+    if settings.grace_period < BEATS_MISSED * settings.heartbeat_interval:
+        raise UserError(
+            f"optuna.grace_period: found {settings.grace_period}, expected at least {BEATS_MISSED} times "
+            f"optuna.heartbeat_interval = {settings.heartbeat_interval}, or living trials are taken for dead"
+        )
     options: dict[str, Any] = {"pool_pre_ping": True}
     if parsed.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": 60}
@@ -153,12 +194,12 @@ def open_database(url: str, settings: OptunaConfig) -> RDBStorage:
 class StudyLock:
     """One process at a time, of all that share a study, counts its trials and takes one."""
 
-    def __init__(self, folder: Path, storage: BaseStorage, study_id: int):
-        self._paths, self._engine, self._study_id = [folder / ".study.lock"], None, study_id
+    def __init__(self, folder: Path, storage: BaseStorage):
+        self._paths, self._engine = [folder / ".study.lock"], None
         if isinstance(storage, RDBStorage):
             if storage.engine.dialect.name == "sqlite":
                 # SQLite has no row to lock; those who share it share the file.
-                database = Path(storage.engine.url.database or ":memory:")
+                database = Path(storage.engine.url.database)
                 self._paths.append(database.with_name(database.name + ".lock"))
             else:
                 self._engine = storage.engine
@@ -174,17 +215,15 @@ class StudyLock:
 
     @contextlib.contextmanager
     def _row_lock(self) -> Iterator[None]:
-        """Hold the row of the study's settings; the server frees it when our connection ends, however it ends."""
-        attributes = sqlalchemy.table(
-            "study_user_attributes", sqlalchemy.column("study_id"), sqlalchemy.column("key"), schema=None
-        )
-        query = sqlalchemy.select(attributes.c.study_id).with_for_update()
-        query = query.where(attributes.c.study_id == self._study_id, attributes.c.key == "settings")
-        with storage_errors():
-            connection = self._engine.connect()
-        with connection, connection.begin():
-            with storage_errors():
-                connection.execute(query).all()
+        """Hold the one row of Optuna's `version_info`, for all studies of the database.
+
+        No table refers to it, so that what is then written is not kept waiting by our own lock. The server frees it
+        when our connection ends, however it ends.
+        """
+        version = sqlalchemy.table("version_info", sqlalchemy.column("version_info_id"))
+        query = sqlalchemy.select(version.c.version_info_id).with_for_update()
+        with storage_errors(), self._engine.connect() as connection, connection.begin():
+            connection.execute(query).all()
             yield
 
 
@@ -210,4 +249,4 @@ class Heartbeat:
                 self._storage.record_heartbeat(self._trial_id)
             except (StorageInternalError, SQLAlchemyError):
                 # The next one may come through; the trial itself learns of the trouble when it reports.
-                logger.warning("the study's storage cannot be reached: no sign of life was recorded")
+                logger.bind(file_only=False).warning("the study's storage: no sign of life could be recorded")
