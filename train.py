@@ -23,6 +23,7 @@ from utils.command_line import (
     add_seed_argument,
     run_command_line,
 )
+from utils.compilation import compile_model
 from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import choose_device, set_seed
 from utils.loader import make_loaders
@@ -65,6 +66,8 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     model = HOSER(config, city.features).to(device)
     learner = Learner.of(model, config, loaders["train"].num_batches, device)
     objective = Objective(loaders["train"].statistics)
+    if config.training.compile:
+        compile_model(model, loaders["train"], objective)
 
     # epochs
     checkpoints = EpochCheckpoints(run.save)

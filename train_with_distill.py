@@ -23,6 +23,7 @@ from utils.baselines import measure_baselines
 from utils.checkpoint import load_model, size_bytes
 from utils.city import find_folder, load_city
 from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
+from utils.compilation import compile_model
 from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import choose_device, set_seed
 from utils.distillation import check_teacher, load_distillation
@@ -135,6 +136,8 @@ def train(
     model = HOSER(config, city.features).to(device)
     learner = Learner.of(model, config, loaders["train"].num_batches, device)
     checkpoint.restore(learner, loaders["train"].data_key)
+    if config.training.compile:
+        compile_model(model, loaders["train"], objective)
 
     # curves, which W&B may follow
     run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)

@@ -6,12 +6,10 @@ Parameter names are PyTorch Geometric's, so that its state dicts load.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.edge_attention import edge_attention
 from models.inputs import MessageGraph
-
-NEGATIVE_SLOPE = 0.2
 
 
 def _glorot(*shape: int) -> nn.Parameter:
@@ -45,25 +43,8 @@ class GATv2Conv(nn.Module):
 
     def forward(self, x: Tensor, graph: MessageGraph) -> Tensor:
         """x: [n_in, in_dim] -> [n_out, out_dim]; the graph must hold the self-loops (`sorted_by_target`)."""
-        x_l = self.lin_l(x)
-        x_r = self.lin_r(x.index_select(0, graph.self_row))
-        # index_select, here and in the other models: its backward is many times that of x[index].
-        message = x_l.index_select(0, graph.source)
-        hidden = message + x_r.index_select(0, graph.target) + self.lin_edge(graph.edge_attr.to(message.dtype))
-        score = F.leaky_relu(hidden, NEGATIVE_SLOPE) @ self.att.view(-1)
-        # Sums over many edges are kept in float32, whatever the precision of the products.
-        alpha = segment_softmax(score.float(), graph.target, len(x_r))
-        out = alpha.new_zeros(x_r.shape).index_add(0, graph.target, message.float() * alpha.unsqueeze(1))
-        return out + self.bias
-
-
-def segment_softmax(score: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Softmax of score [M] within each segment [M]; each segment id is below `num_segments`."""
-    highest = score.new_full((num_segments,), float("-inf"))
-    highest = highest.scatter_reduce(0, segment, score.detach(), "amax")
-    exp = (score - highest.index_select(0, segment)).exp()
-    total = exp.new_zeros(num_segments).index_add(0, segment, exp)
-    return exp / total.index_select(0, segment)
+        l, r = self.lin_l(x), self.lin_r(x.index_select(0, graph.self_row))  # noqa: E741
+        return edge_attention(l, r, self.lin_edge.weight, self.att.view(-1), graph) + self.bias
 
 
 def with_self_loops(edge_index: Tensor, edge_attr: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:

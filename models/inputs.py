@@ -50,6 +50,7 @@ class MessageGraph(TensorRecord):
 
     source: Tensor  # [M] int64, row in the layer's input
     target: Tensor  # [M] int64, row in the layer's output, ascending
+    ptr: Tensor  # [n_out + 1] int64, the first edge of each target, and M
     edge_attr: Tensor  # [M, 2] float32
     self_row: Tensor  # [n_out] int64, row of each target in the layer's input
 
@@ -61,11 +62,10 @@ class AttentionGroup(TensorRecord):
     Grouping keeps the padding small: attention costs the square of the padded length.
     """
 
-    first_step: int  # steps [first_step, last_step) of the batch belong to these trips
-    last_step: int
+    num_steps: int  # of the batch, behind those of the groups before
     num_trips: int  # G
     max_len: int  # T
-    slot: Tensor  # [last_step - first_step] int64, place of each step in the padded [G * T]
+    slot: Tensor  # [num_steps] int64, place of each step in the padded [G * T]
     distance: Tensor  # [G, T, T] float32, km between road centres, at most 1
     time_interval: Tensor  # [G, T, T] float32, minutes between the times of day, at most 5, / 5
 

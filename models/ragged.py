@@ -27,3 +27,12 @@ def distinct(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     row = torch.empty(limit, dtype=torch.int64, device=ids.device)
     row[values] = torch.arange(len(values), device=ids.device)
     return values, row
+
+
+def segment_softmax(score: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Softmax of score [M] within each segment [M]; each segment id is below `num_segments`."""
+    highest = score.new_full((num_segments,), float("-inf"))
+    highest = highest.scatter_reduce(0, segment, score.detach(), "amax")
+    exp = (score - highest.index_select(0, segment)).exp()
+    total = exp.new_zeros(num_segments).index_add(0, segment, exp)
+    return exp / total.index_select(0, segment)

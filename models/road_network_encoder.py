@@ -113,6 +113,7 @@ class RoadNetworkEncoder(nn.Module):
         return MessageGraph(
             source=self._source[edges],
             target=self._target[edges] - start,
+            ptr=self._in_ptr[start : stop + 1] - self._in_ptr[start],
             edge_attr=self._edge_attr[edges],
             self_row=torch.arange(start, stop, device=self._source.device),
         )
@@ -120,7 +121,8 @@ class RoadNetworkEncoder(nn.Module):
     def incoming_graph(self, target_road: Tensor) -> tuple[MessageGraph, Tensor]:
         """The edges into `target_road` [n_out], and the roads that they come from [n_in]."""
         first_edge = self._in_ptr[target_road]
-        target, place = ragged_arange(self._in_ptr[target_road + 1] - first_edge)
+        degree = self._in_ptr[target_road + 1] - first_edge
+        target, place = ragged_arange(degree)
         edge = first_edge[target] + place
         source_road = self._source[edge]
         # Loops are among the edges, so the targets are among the sources.
@@ -128,6 +130,7 @@ class RoadNetworkEncoder(nn.Module):
         graph = MessageGraph(
             source=row[source_road],
             target=target,
+            ptr=F.pad(degree.cumsum(0), (1, 0)),
             edge_attr=self._edge_attr[edge],
             self_row=row[target_road],
         )

@@ -36,11 +36,12 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, groups: tuple[AttentionGroup, ...]) -> Tensor:
         """x: [S, width] -> [S, width]."""
-        qkv = self.c_attn(x)
-        mixed = [self._attend(qkv[group.first_step : group.last_step], group) for group in groups]
+        # split, not slices: each slice's gradient would be as large as the whole.
+        parts = self.c_attn(x).split([group.num_steps for group in groups])
+        mixed = [self.attend(part, group) for part, group in zip(parts, groups, strict=True)]
         return self.resid_dropout(self.c_proj(torch.cat(mixed)))
 
-    def _attend(self, qkv: Tensor, group: AttentionGroup) -> Tensor:
+    def attend(self, qkv: Tensor, group: AttentionGroup) -> Tensor:
         """qkv: [steps of the group, 3 * width] -> [steps of the group, width]."""
         G, T, H = group.num_trips, group.max_len, self.num_heads
         padded = qkv.new_zeros(G * T, qkv.shape[1]).index_copy(0, group.slot, qkv)

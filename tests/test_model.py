@@ -7,7 +7,7 @@ from published import plain_attention, plain_navigator
 from torch import Tensor, nn
 from torch_geometric.nn.models import GAT, GCN
 
-from models import road_network_encoder
+from models import edge_attention, road_network_encoder
 from models.config import ModelConfig, NavigatorConfig, RoadNetworkEncoderConfig, TrajectoryEncoderConfig
 from models.graph_layers import GATv2Conv, GCNConv, gcn_adjacency, with_self_loops
 from models.hoser import HOSER
@@ -42,6 +42,21 @@ def assert_same_gradients(module: nn.Module, ours: Tensor, plain: Tensor, rtol: 
 # Graph layers ---------------------------------------------------------------------------------------------------
 
 
+def message_graph(source: Tensor, target: Tensor, edge_attr: Tensor, num_nodes: int) -> MessageGraph:
+    """A graph from all nodes to all nodes."""
+    ptr = torch.searchsorted(target, torch.arange(num_nodes + 1))
+    return MessageGraph(source, target, ptr, edge_attr, torch.arange(num_nodes))
+
+
+@pytest.fixture(params=["edges in blocks", "edges in blocks of 7", "edges at once"])
+def edge_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way that attention over edges can go."""
+    if request.param == "edges at once":
+        monkeypatch.setattr(edge_attention, "goes_in_blocks", lambda device: False)
+    if request.param == "edges in blocks of 7":
+        monkeypatch.setattr(edge_attention, "BLOCK_EDGES", 7)
+
+
 def random_graph(num_nodes: int, num_edges: int, seed: int) -> Tensor:
     """Edges with repeated ones and self-loops; the last quarter of the nodes is isolated."""
     generator = torch.Generator().manual_seed(seed)
@@ -50,6 +65,7 @@ def random_graph(num_nodes: int, num_edges: int, seed: int) -> Tensor:
     return torch.cat([edges, edges[:, :5], loops], dim=1)
 
 
+@pytest.mark.usefixtures("edge_path")
 @pytest.mark.parametrize("seed", range(5))
 def test_two_gatv2_layers_equal_those_of_pytorch_geometric(seed: int) -> None:
     edges = random_graph(NUM_ROADS, 150, seed)
@@ -58,7 +74,7 @@ def test_two_gatv2_layers_equal_those_of_pytorch_geometric(seed: int) -> None:
     ours = road_network_encoder.GraphStack(GATv2Conv(WIDTH, WIDTH, 2), GATv2Conv(WIDTH, WIDTH, 2))
     ours.load_state_dict(theirs.state_dict())
     (source, target), looped_attr = with_self_loops(edges, attr, NUM_ROADS)
-    graph = MessageGraph(source, target, looped_attr, torch.arange(NUM_ROADS))
+    graph = message_graph(source, target, looped_attr, NUM_ROADS)
     out = ours.convs[1](ours.convs[0](x, graph).relu(), graph)
     expected = theirs(x, edges, edge_attr=attr)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
@@ -66,6 +82,15 @@ def test_two_gatv2_layers_equal_those_of_pytorch_geometric(seed: int) -> None:
     expected.square().sum().backward()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gradients_of_attention_over_edges_are_those_of_its_values(seed: int) -> None:
+    edges, attr = with_self_loops(random_graph(12, 30, seed), torch.randn(38, 2, dtype=torch.float64), 12)
+    graph = message_graph(*edges, attr, 12)
+    shapes = (12, 5), (12, 5), (5, 2), (5,)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(edge_attention.BlockwiseEdgeAttention.apply, (*inputs, graph))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -88,7 +113,7 @@ def test_a_graph_without_any_edge_has_loops_only() -> None:
     conv.load_state_dict(gat.convs[0].state_dict())
     gcn_conv.load_state_dict(gcn.convs[0].state_dict())
     (source, target), attr = with_self_loops(none, torch.zeros(0, 2), 4)
-    out = conv(x, MessageGraph(source, target, attr, torch.arange(4)))
+    out = conv(x, message_graph(source, target, attr, 4))
     torch.testing.assert_close(out, gat(x, none, edge_attr=torch.zeros(0, 2)))
     torch.testing.assert_close(gcn_conv(x, gcn_adjacency(none, torch.zeros(0), 4)), gcn(x, none))
 
@@ -155,19 +180,15 @@ def test_the_graphs_of_a_loaded_checkpoint_replace_those_of_the_data() -> None:
 
 def attention_groups(lengths: list[int], sizes: list[int]) -> tuple[AttentionGroup, ...]:
     """Trips of these lengths, `sizes` of them at a time in a group, with random distances and intervals."""
-    groups, step, trip = [], 0, 0
+    groups, trip = [], 0
     for size in sizes:
         own = torch.tensor(lengths[trip : trip + size])
         longest = int(own.max())
         row, place = ragged_arange(own)
         shape = (size, longest, longest)
         steps = int(own.sum())
-        groups.append(
-            AttentionGroup(
-                step, step + steps, size, longest, row * longest + place, torch.rand(shape), torch.rand(shape)
-            )
-        )
-        step, trip = step + steps, trip + size
+        groups.append(AttentionGroup(steps, size, longest, row * longest + place, torch.rand(shape), torch.rand(shape)))
+        trip += size
     return tuple(groups)
 
 
@@ -196,7 +217,7 @@ def test_a_trip_is_not_changed_by_the_trips_padded_with_it() -> None:
     x = torch.randn(8, WIDTH)
     together = block(x, groups)
     group = groups[0]
-    alone = AttentionGroup(0, 2, 1, 2, torch.arange(2), group.distance[1:, :2, :2], group.time_interval[1:, :2, :2])
+    alone = AttentionGroup(2, 1, 2, torch.arange(2), group.distance[1:, :2, :2], group.time_interval[1:, :2, :2])
     torch.testing.assert_close(together[6:], block(x[6:], (alone,)), rtol=1e-5, atol=1e-6)
 
 

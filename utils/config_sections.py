@@ -28,6 +28,7 @@ class TrainingConfig:
         "auto: float32 on the CPU, bfloat16 or else float16 on CUDA",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    compile: bool = setting(False, "fuse parts of the model by torch.compile; takes a minute at the start")
 
 
 @dataclass(frozen=True)

@@ -237,8 +237,7 @@ class BatchLoader:
             steps = slice(first_step, first_step + num_steps)
             slot = (trip[steps] - first_trip) * max_len + place[steps]
             yield AttentionGroup(
-                first_step=steps.start,
-                last_step=steps.stop,
+                num_steps=num_steps,
                 num_trips=num_trips,
                 max_len=max_len,
                 slot=slot,

@@ -70,7 +70,7 @@ def steps_per_epoch(config: OptimizerConfig, batches_per_epoch: int) -> int:
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig | TeacherConfig) -> torch.optim.AdamW:
     """AdamW over all parameters; the rate is set at each step."""
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""Attention over the edges of a graph: all edges at once, or on the CPU a cache's worth of edges at a time.
+
+A vector for each edge is tens of megabytes, and step by step all of it goes through the memory a dozen times. A block
+of edges that is taken from begin to end before the next one stays in the cache. Nothing of it is kept for the backward
+pass, which makes it again.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from models.inputs import MessageGraph
+from models.ragged import segment_softmax
+
+NEGATIVE_SLOPE = 0.2
+BLOCK_EDGES = 4096  # with the width of 128 2 MB, which two cores share
+
+
+def edge_attention(l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: MessageGraph) -> Tensor:  # noqa: E741
+    """out_i = sum_j alpha_ij l_j, alpha = softmax over the edges into i of att . leaky_relu(l_j + r_i + W e_ij).
+
+    Args:
+        l: [n_in, h], of the sources.
+        r: [n_out, h], of the targets.
+        w_edge: [h, D], for the attributes e [M, D] of the edges.
+        att: [h].
+        graph: the edges.
+
+    Returns:
+        [n_out, h], float32: sums over many edges are kept in it, whatever the precision of the products.
+    """
+    if goes_in_blocks(l.device):
+        return BlockwiseEdgeAttention.apply(l, r, w_edge, att, graph)
+    # index_select, here and in the other models: its backward is many times faster than that of x[index].
+    message = l.index_select(0, graph.source)
+    hidden = message + r.index_select(0, graph.target) + F.linear(graph.edge_attr.to(message.dtype), w_edge)
+    score = F.leaky_relu(hidden, NEGATIVE_SLOPE) @ att
+    alpha = segment_softmax(score.float(), graph.target, len(r))
+    return alpha.new_zeros(r.shape).index_add(0, graph.target, message.float() * alpha.unsqueeze(1))
+
+
+def goes_in_blocks(device: torch.device) -> bool:
+    """Whether edges are taken in blocks: on the CPU, in full precision."""
+    return device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+class BlockwiseEdgeAttention(Function):
+    """`edge_attention` block by block, with the gradients written out."""
+
+    @staticmethod
+    def forward(ctx: Any, l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: MessageGraph) -> Tensor:  # noqa: E741
+        """Values; keeps its inputs, alpha [M] and its result for the backward pass."""
+        score = l.new_empty(len(graph.source))
+        for edges in _blocks(graph):
+            source, target, attr = graph.source[edges], graph.target[edges], graph.edge_attr[edges]
+            hidden = l.index_select(0, source).add_(r.index_select(0, target)).addmm_(attr, w_edge.T)
+            torch.mv(F.leaky_relu_(hidden, NEGATIVE_SLOPE), att, out=score[edges])
+        alpha = segment_softmax(score, graph.target, len(r))
+        out = F.embedding_bag(
+            graph.source, l, graph.ptr, mode="sum", per_sample_weights=alpha, include_last_offset=True
+        )
+        ctx.save_for_backward(l, r, w_edge, att, alpha, out)
+        ctx.graph = graph
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of l, r, W and att. With d_alpha_ij = d_out_i . l_j,
+        d_score_ij = alpha_ij (d_alpha_ij - sum_k alpha_ik d_alpha_ik) = alpha_ij (d_alpha_ij - d_out_i . out_i).
+        """
+        l, r, w_edge, att, alpha, out = ctx.saved_tensors  # noqa: E741
+        graph: MessageGraph = ctx.graph
+        d_out = d_out.contiguous()
+        mean_d_alpha = (d_out * out).sum(1)
+        d_l, d_r, d_w, d_att = (torch.zeros_like(value) for value in (l, r, w_edge.T, att))
+        for edges in _blocks(graph):
+            source, target, attr = graph.source[edges], graph.target[edges], graph.edge_attr[edges]
+            l_j, d_out_i, a = l.index_select(0, source), d_out.index_select(0, target), alpha[edges]
+            d_score = (l_j * d_out_i).sum(1).sub_(mean_d_alpha.index_select(0, target)).mul_(a)
+            hidden = l_j.add_(r.index_select(0, target)).addmm_(attr, w_edge.T)
+            F.leaky_relu_(hidden, NEGATIVE_SLOPE)
+            d_att.addmv_(hidden.T, d_score)
+            # Of the result of leaky_relu the sign tells as much as of its argument.
+            d_hidden = torch.ops.aten.leaky_relu_backward(torch.outer(d_score, att), hidden, NEGATIVE_SLOPE, True)
+            for column, d_column in zip(attr.T, d_w, strict=True):
+                d_column.addmv_(d_hidden.T, column)
+            d_r.index_add_(0, target, d_hidden)
+            d_l.index_add_(0, source, d_hidden.add_(d_out_i.mul_(a.unsqueeze(1))))
+        return d_l, d_r, d_w.T, d_att, None
+
+
+def _blocks(graph: MessageGraph) -> Iterator[slice]:
+    for start in range(0, len(graph.source), BLOCK_EDGES):
+        yield slice(start, start + BLOCK_EDGES)

@@ -1,0 +1,58 @@
+"""training.compile: the same numbers, or one warning and the model as it is."""
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+import torch._dynamo
+from scripts import make_mini_project, mini, run
+
+from models.hoser import HOSER
+from utils.city import load_city
+from utils.compilation import compile_model
+from utils.config import load_config
+from utils.loader import make_loaders
+from utils.objective import Objective
+
+
+def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its graphs are captured as ever, and then run by PyTorch: generating code for them takes a minute."""
+    make_mini_project(tmp_path)
+    config = load_config("Mini", tmp_path / "Mini.yaml")
+    city = load_city("Mini", config, tmp_path / "data" / "Mini")
+    loader = make_loaders(city, config, "cpu")["train"]
+    objective = Objective(loader.statistics)
+    plain = HOSER(config, city.features)
+    compiled = HOSER(config, city.features)
+    compiled.load_state_dict(plain.state_dict())
+    compile = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr("utils.compilation.torch.compile", compile)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_model(compiled, loader, objective)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3  # navigator, MLP, attention
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    for batch in loader.shuffled(0, 0):
+        ours, theirs = (objective(model(batch), batch).total for model in (compiled, plain))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        ours.backward()
+        theirs.backward()
+    for (name, a), b in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_without_a_compiler_training_goes_on_as_without_the_switch(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(project / "inductor"))
+    command = mini("train.py", "--set", "optimizer_config.max_epoch=1")
+    switched = run([*command, "--seed", "1", "--set", "training.compile=true"], project)
+    assert switched.returncode == 0, switched.stderr
+    assert switched.stderr.count("training.compile: torch.compile fails here") == 1
+    plain = run([*command, "--seed", "1"], project)
+    accuracies = [done.stderr.split("val_next_step_acc, ")[1].split(",")[0] for done in (switched, plain)]
+    assert accuracies[0] == accuracies[1]
