@@ -1,5 +1,6 @@
 """What the files of a data set mean: every accepted spelling is read as what it says."""
 
+import dataclasses
 import json
 import os
 import random
@@ -9,6 +10,7 @@ from calendar import monthrange
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +31,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.checkpoint import load_tensors, save_tensors
-from utils.city import load_city, load_trips
+from utils.city import load_city
 from utils.config import Config, load_config
+from utils.data_cache import load_network, load_trips
 from utils.road_network import RoadNetwork, read_road_network
 from utils.tables import parse_integers
 from utils.trajectories import TIME_FORMAT, Trips, parse_times, read_trips
@@ -318,6 +321,29 @@ def test_a_damaged_cache_is_made_anew_with_a_warning(
     assert routes(load_trips(Path(), "train", network, "error")) == WANTED
     assert [str(cached.relative_to(Path.cwd())) in message for message in messages] == [True]
     assert cached.read_bytes() == sound
+
+
+def network_arrays(network: RoadNetwork) -> dict[str, Any]:
+    values = dataclasses.asdict(network)
+    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+
+
+def test_the_road_network_too_is_loaded_from_a_cache_and_read_anew_when_a_file_changes(
+    mini_city: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr("utils.data_cache.read_road_network", lambda f: read.append(f) or read_road_network(f))
+    first, second = (load_network(mini_city) for _ in range(2))
+    assert len(read) == 1
+    assert network_arrays(first) == network_arrays(second) == network_arrays(read_road_network(mini_city))
+    lines = (mini_city / "roadmap.rel").read_text().splitlines()
+    (mini_city / "roadmap.rel").write_text("\n".join(lines[:-1]) + "\n")
+    assert len(load_network(mini_city).reach_road) == len(first.reach_road) - 1
+    assert len(read) == 2
+    (cache,) = (mini_city / ".cache").glob("network-*.pt")  # the old one is gone
+    cache.write_bytes(cache.read_bytes()[:-100])
+    assert len(load_network(mini_city).reach_road) == len(first.reach_road) - 1
+    assert len(read) == 3
 
 
 # roadmap.geo ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """A data set: where its files are, its road network with zones, and its trips."""
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ import torch
 from loguru import logger
 
 from models.inputs import NetworkFeatures
-from utils.checkpoint import load_tensors, save_tensors
 from utils.config import Config, display_path, load_config
+from utils.data_cache import cache_folder, load_network, load_trips
 from utils.errors import UserError
 from utils.files import folder_lock, is_writable
-from utils.road_network import RoadNetwork, read_road_network
-from utils.synthetic_city import CitySpec, build_city
-from utils.trajectories import Trips, read_trips
+from utils.road_network import RoadNetwork
+from utils.trajectories import Trips
 from utils.zones import (
     ZONE_KEY,
     count_transitions,
@@ -30,8 +28,8 @@ from utils.zones import (
 )
 
 PUBLIC_FILES = ("roadmap.geo", "roadmap.rel", "train.csv", "val.csv", "test.csv")
-DEMO = CitySpec(name="Demo", roads=1000, trips=4000, seed=0)
-TRIPS_VERSION = 1  # raise it when the content of cached trips changes
+DEMO = "Demo"
+DEMO_SIZE = {"roads": 1000, "trips": 4000, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,8 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
     if _is_unbuilt_demo(dataset, data_dir):
         with folder_lock(folder.parent, wait=True):
             if _is_unbuilt_demo(dataset, data_dir):  # another process may have built it while we waited
-                logger.info(f"building the Demo city in {display_path(folder)} (once)")
-                build_city(folder, DEMO)
-    network = read_road_network(folder)
+                _build_demo(folder)
+    network = load_network(folder)
     _check_sizes(config, network)
     road2zone, transitions = _load_zones(folder, network, config)
     used, configured = int(road2zone.max()) + 1, config.road_network_encoder_config.zone_id_num_embeddings
@@ -92,6 +89,14 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
         road2zone=torch.from_numpy(road2zone),
     )
     return City(folder, network, features, transitions)
+
+
+def _build_demo(folder: Path) -> None:
+    # With SciPy, whose import takes a third of a second.
+    from utils.synthetic_city import CitySpec, build_city
+
+    logger.info(f"building the Demo city in {display_path(folder)} (once)")
+    build_city(folder, CitySpec(name=DEMO, **DEMO_SIZE))
 
 
 def _load_zones(folder: Path, network: RoadNetwork, config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -143,8 +148,8 @@ def _asked(question: Callable[[], bool]) -> bool:
 
 
 def _is_unbuilt_demo(dataset: str, data_dir: str | Path | None) -> bool:
-    folder = Path("data") / DEMO.name
-    return dataset == DEMO.name and data_dir is None and not any((folder / name).exists() for name in PUBLIC_FILES)
+    folder = Path("data") / DEMO
+    return dataset == DEMO and data_dir is None and not any((folder / name).exists() for name in PUBLIC_FILES)
 
 
 def check_dataset_name(dataset: str) -> None:
@@ -155,29 +160,6 @@ def check_dataset_name(dataset: str) -> None:
             f"--dataset {dataset!r}: expected the name of a folder below data/, such as Beijing: up to 100 characters, "
             "no slashes, no dot or dash at its beginning, no blank at either end"
         )
-
-
-def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str) -> Trips:
-    """Trips of a split, from the cache if it was made of the same file and relations."""
-    path = folder / f"{split}.csv"
-    cache = cache_folder(folder) / f"{split}-{_trips_key(path, network)}.pt"
-    trips = _read_cached(cache)
-    if trips is None:
-        trips = read_trips(path, network, on_bad_trip)
-        _write_cache(trips, cache, split)
-    if trips.skipped and on_bad_trip == "error":
-        # The cache was made by a run that skips; read again for the error of a run that does not.
-        return read_trips(path, network, on_bad_trip)
-    trips.warn_of_skipped(path)
-    return trips
-
-
-def cache_folder(folder: Path) -> Path:
-    """Where derived files of a data set are kept: beside it, or under data/ where it is read-only."""
-    if is_writable(folder):
-        return folder / ".cache"
-    identity = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
-    return Path("data") / ".cache" / f"{folder.resolve().name}-{identity}"
 
 
 def _companion(folder: Path, name: str) -> Path:
@@ -203,48 +185,3 @@ def _check_sizes(config: Config, network: RoadNetwork) -> None:
             f"{ZONE_KEY}: found {section.zone_id_num_embeddings}, expected at most {network.num_roads} "
             f"(the network has {network.num_roads} roads); lower it with --set {ZONE_KEY}=N"
         )
-
-
-def _trips_key(path: Path, network: RoadNetwork) -> str:
-    """Hash of all that cached trips depend on."""
-    digest = hashlib.blake2b(f"trips {TRIPS_VERSION}".encode(), digest_size=10)
-    try:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    except OSError as error:
-        raise UserError(f"{display_path(path)}: cannot be read ({error.strerror})") from None
-    for array in (network.reach_ptr, network.reach_road):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _read_cached(cache: Path) -> Trips | None:
-    if not cache.exists():
-        return None
-    try:
-        content = load_tensors(cache, mmap=True)
-        arrays = {name: content[name].numpy() for name in ("offset", "road_id", "time_s", "next_rank")}
-        return Trips(**arrays, skipped=content["skipped"], first_skipped=content["first_skipped"])
-    except UserError as error:
-        logger.warning(f"{error}; the cache is made anew")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        logger.warning(f"{display_path(cache)}: holds something else than trips; the cache is made anew")
-    return None
-
-
-def _write_cache(trips: Trips, cache: Path, split: str) -> None:
-    content = {
-        "offset": torch.from_numpy(trips.offset),
-        "road_id": torch.from_numpy(trips.road_id),
-        "time_s": torch.from_numpy(trips.time_s),
-        "next_rank": torch.from_numpy(trips.next_rank),
-        "skipped": trips.skipped,
-        "first_skipped": trips.first_skipped,
-    }
-    try:
-        save_tensors(content, cache)
-        for old in cache.parent.glob(f"{split}-*.pt"):
-            if old != cache:
-                old.unlink(missing_ok=True)
-    except (UserError, OSError) as error:
-        logger.warning(f"{error}; training goes on without the cache")

@@ -10,9 +10,10 @@ from loguru import logger
 from torch import Tensor
 
 from models.inputs import Batch, Prediction
-from utils.city import City, cache_folder
+from utils.city import City
 from utils.config import display_path
 from utils.config_sections import DistillConfig
+from utils.data_cache import cache_folder
 from utils.errors import UserError
 from utils.grid import describe_grid, make_grid
 from utils.loader import BatchLoader
