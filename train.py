@@ -28,6 +28,7 @@ from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import choose_device, set_seed
 from utils.loader import make_loaders
 from utils.objective import Objective
+from utils.processes import join_processes
 from utils.signals import held_signals
 from utils.tracking import Run, log_data, log_summary, open_run
 from utils.training import Learner, Metrics, evaluate, train_epoch
@@ -42,11 +43,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_arguments()
+    args, processes = parse_arguments(), join_processes()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
-    device = choose_device(args.cuda)
-    with open_run(args.dataset, f"seed{args.seed}") as run:
+    device = choose_device(args.cuda, processes)
+    with open_run(args.dataset, f"seed{args.seed}", processes) as run:
         logger.info(f"configuration: {config_to_dict(config)}")
         if config.wandb.enable:
             logger.info("wandb.enable is for train_with_distill.py: vanilla training is not tracked by WandB")
@@ -57,20 +58,23 @@ def main() -> None:
 def train(args: argparse.Namespace, config: Config, device: torch.device, run: Run) -> None:
     """The whole run: data, model, epochs, test."""
     # data
-    city = load_city(args.dataset, config, args.data_dir)
-    loaders = make_loaders(city, config, device)
+    processes = run.processes
+    with processes.first_alone():
+        city = load_city(args.dataset, config, args.data_dir)
+        loaders = make_loaders(city, config, device, processes)
+    processes.check_same("training data", loaders["train"].data_key)
     log_data(city, loaders, measure_baselines(loaders["val"]))
 
     # model
     set_seed(args.seed)
     model = HOSER(config, city.features).to(device)
-    learner = Learner.of(model, config, loaders["train"].num_batches, device)
+    learner = Learner.of(model, config, loaders["train"])
     objective = Objective(loaders["train"].statistics)
     if config.training.compile:
         compile_model(model, loaders["train"], objective)
 
     # epochs
-    checkpoints = EpochCheckpoints(run.save)
+    checkpoints = EpochCheckpoints(run.save, writes=processes.is_first)
     checkpoints.announce(config.optimizer_config.max_epoch)
     validations: list[Metrics] = []
     seconds: list[float] = []
@@ -87,6 +91,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
 
     # test, with the epoch that validates best
     best_epoch = checkpoints.best_epoch
+    processes.wait()
     logger.info(f"loading epoch_{best_epoch}.pth")
     load_model(model, checkpoints.best_path)
     test = evaluate(model, loaders["test"], learner.precision, "testing")

@@ -27,8 +27,10 @@ from utils.compilation import compile_model
 from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import choose_device, set_seed
 from utils.distillation import check_teacher, load_distillation
+from utils.errors import UserError
 from utils.loader import BatchLoader, make_loaders
 from utils.objective import Objective
+from utils.processes import join_processes
 from utils.pruning import TrialReporter
 from utils.rolling_checkpoint import Identity, RollingCheckpoint
 from utils.signals import held_signals
@@ -95,12 +97,15 @@ def main(
         UserError: a mistake of the user's.
         optuna.TrialPruned: the trial says so; its checkpoint is complete.
     """
+    processes = join_processes()
+    if optuna_trial is not None and processes.count > 1:
+        raise UserError("a trial of a search cannot be trained by torchrun; start the search several times instead")
     find_folder(dataset, data_dir)
     config = load_config(dataset, config_path, config_overrides or ())
     if distill is not None:
         config = dataclasses.replace(config, distill=dataclasses.replace(config.distill, enable=distill))
-    device = choose_device(cuda)
-    with open_run(dataset, run_name or f"seed{seed}_distill") as run:
+    device = choose_device(cuda, processes)
+    with open_run(dataset, run_name or f"seed{seed}_distill", processes) as run:
         logger.info(f"configuration: {config_to_dict(config)}")
         return train(dataset, seed, config, data_dir, device, run, TrialReporter(optuna_trial))
 
@@ -116,38 +121,45 @@ def train(
 ) -> Result:
     """The whole run: checkpoint, data, teacher, model, epochs, test."""
     # what an interrupted run left
+    processes = run.processes
     identity = Identity(seed, dataset, config.distill.enable)
-    checkpoint = RollingCheckpoint(run.save, identity, config_to_dict(config))
+    checkpoint = RollingCheckpoint(run.save, identity, config_to_dict(config), writes=processes.is_first)
     learns_from_teacher = config.distill.enable and checkpoint.epochs_found < config.optimizer_config.max_epoch
     if learns_from_teacher:
         check_teacher(config.distill, dataset)
 
     # data and teacher
-    city = load_city(dataset, config, data_dir)
-    loaders = make_loaders(city, config, device)
+    with processes.first_alone():
+        city = load_city(dataset, config, data_dir)
+        loaders = make_loaders(city, config, device, processes)
+    processes.check_same("training data", loaders["train"].data_key)
     log_data(city, loaders, measure_baselines(loaders["val"]))
     objective = Objective(loaders["train"].statistics)
     if learns_from_teacher:
-        term = load_distillation(config.distill, dataset, city, loaders["train"])
+        with processes.first_alone():
+            term = load_distillation(config.distill, dataset, city, loaders["train"])
         objective = dataclasses.replace(objective, kl=term, kl_weight=config.distill.lambda_)
 
     # model
     set_seed(seed)
     model = HOSER(config, city.features).to(device)
-    learner = Learner.of(model, config, loaders["train"].num_batches, device)
-    checkpoint.restore(learner, loaders["train"].data_key)
+    learner = Learner.of(model, config, loaders["train"])
+    with processes.first_alone():
+        checkpoint.restore(learner, loaders["train"].data_key)
+    processes.check_same("checkpoint_latest.pth", f"{checkpoint.epochs_done:012x}")
     if config.training.compile:
         compile_model(model, loaders["train"], objective)
 
     # curves, which W&B may follow
     run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)
-    if config.wandb.enable:
+    if config.wandb.enable and processes.is_first:
         run.start_wandb(config, dataset, seed, checkpoint.claim_wandb_run_id(), size_bytes(model))
 
     # epochs
     seconds = train_epochs(learner, loaders, objective, seed, checkpoint, run, reporter)
 
     # test, with the epoch that validates best
+    processes.wait()
     load_model(model, checkpoint.best_path)
     test = evaluate(model, loaders["test"], learner.precision, "testing")
     best = checkpoint.validations[checkpoint.best_epoch - 1]

@@ -92,6 +92,7 @@ class Batch(TensorRecord):
     log_time: Tensor  # [S] float32, log1p(seconds to the next road), standardised
     max_candidates: int  # C
     groups: tuple[AttentionGroup, ...]
+    share: float = 1.0  # of the steps of the whole batch, which several processes may have in parts; 0: none of them
 
 
 @dataclass(frozen=True)

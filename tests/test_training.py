@@ -401,7 +401,7 @@ def test_accumulated_batches_equal_one_batch_of_their_trips(tmp_path: Path) -> N
         loader = BatchLoader(trips, RoadTables.of(city.network), TimeStatistics.of(trips), batch_size)
         torch.manual_seed(1)
         model = HOSER(config, city.features)
-        learner = Learner.of(model, config, loader.num_batches, torch.device("cpu"))
+        learner = Learner.of(model, config, loader)
         epoch = train_epoch(learner, loader, Objective(loader.statistics), seed=0, epoch=0, first_batch=0)
         records = [record for chunk in epoch for record in chunk]
         results.append((records, torch.nn.utils.parameters_to_vector(model.parameters()).detach()))

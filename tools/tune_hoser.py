@@ -9,6 +9,7 @@ at once, with --storage on several machines; --n_trials is the number of trials 
 
 import argparse
 import functools
+import os
 import sys
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Check everything, open the study, work, write the results."""
     args = parse_arguments()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a search is not for torchrun: start the command several times instead, they share the trials")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     # whatever would stop every trial

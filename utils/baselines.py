@@ -20,12 +20,14 @@ class Baselines:
 @torch.no_grad()
 def measure_baselines(loader: BatchLoader) -> Baselines:
     """Accuracy of the two trivial choices, and how often there is no choice."""
-    counts = torch.zeros(3, dtype=torch.int64, device=loader.device)
-    steps = 0
+    counts = torch.zeros(4, dtype=torch.int64, device=loader.device)
     for batch in loader.in_order():
+        if not batch.share:
+            continue
         angle_rank = label_rank(-batch.metric_angle, batch)
         distance_rank = label_rank(-batch.metric_distance, batch)
         hits = (angle_rank == 0, distance_rank == 0, batch.candidate_len == 1)
-        counts += torch.stack([hit.sum() for hit in hits])
-        steps += len(batch.road_id)
-    return Baselines(*(counts / steps).tolist())
+        counts[:3] += torch.stack([hit.sum() for hit in hits])
+        counts[3] += len(batch.road_id)
+    *hits, steps = loader.processes.sum(counts).tolist()
+    return Baselines(*(number / steps for number in hits))

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.profiler import profile
-from tqdm import tqdm
 
 from models.hoser import HOSER
 from models.inputs import Batch
@@ -25,6 +24,7 @@ from utils.distillation import DistillationTerm, load_teacher_reader, teacher_pa
 from utils.loader import BatchLoader, make_loaders
 from utils.machine_limit import count_flops, count_graph_bytes, machine_rates, seconds
 from utils.objective import Losses, Objective
+from utils.progress import progress
 from utils.road_network import read_road_network
 from utils.teacher_cache import CachedLogProbs
 from utils.training import Schedule, evaluate, make_optimizer, optimizer_step
@@ -155,7 +155,7 @@ def measure_steps(
     times: dict[str, list[float]] = {name: [] for name in ("loader", "forward", "backward", "optimizer", "step")}
     tokens, device = [], loader.device
     model.train()
-    for step in tqdm(range(WARM_UP_STEPS + steps), "training steps", disable=None, leave=False):
+    for step in progress(range(WARM_UP_STEPS + steps), "training steps", None, "steps"):
         start = step * loader.batch_size % max(loader.num_trips - loader.batch_size, 1)
         began = time.perf_counter()
         loading, batch = seconds(device, loader.batch, order[start : start + loader.batch_size])

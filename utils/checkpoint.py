@@ -95,8 +95,9 @@ def fit_state_dict(model: nn.Module, state: Any, path: Path, advice: str) -> Non
 class EpochCheckpoints:
     """Checkpoints of vanilla training: every epoch is kept, and `best.pth` is a copy of the best one."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, writes: bool = True):
+        """`writes` is for one of several processes."""
+        self.folder, self._writes = folder, writes
         self.best_path = folder / "best.pth"
         self.accuracies: list[float] = []
 
@@ -121,6 +122,8 @@ class EpochCheckpoints:
     def save(self, model: nn.Module, accuracy: float) -> None:
         """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
         self.accuracies.append(accuracy)
+        if not self._writes:
+            return
         path = self.folder / f"epoch_{len(self.accuracies)}.pth"
         save_tensors(state_dict_of(model), path)
         if self.best_epoch == len(self.accuracies):

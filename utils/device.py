@@ -11,6 +11,7 @@ import torch
 from loguru import logger
 
 from utils.errors import UserError
+from utils.processes import ALONE, Processes
 
 # Parameters of mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -23,8 +24,10 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def choose_device(cuda: int) -> torch.device:
+def choose_device(cuda: int, processes: Processes = ALONE) -> torch.device:
     """The GPU with number `cuda`; the CPU for -1, or, with one warning, for 0 where there is no CUDA.
+
+    Of several processes on a machine the first takes that GPU, and each other one the next.
 
     Raises:
         UserError: the machine has fewer GPUs.
@@ -35,6 +38,7 @@ def choose_device(cuda: int) -> torch.device:
             logger.warning("CUDA is not available: using the CPU")
         keep_freed_memory()
         return torch.device("cpu")
+    cuda += processes.local_rank
     if not 0 <= cuda < count:
         have = f"{count} GPU{'s' * (count != 1)}" if count else "no GPU"
         raise UserError(

@@ -18,6 +18,7 @@ from utils.errors import UserError
 from utils.grid import describe_grid, make_grid
 from utils.loader import BatchLoader
 from utils.objective import pad_candidates
+from utils.processes import ALONE, Processes
 from utils.teacher import TeacherReader, tokens_of_roads
 from utils.teacher_cache import cache_key, cached_log_probs
 from utils.teacher_file import load_teacher
@@ -30,6 +31,7 @@ class DistillationTerm:
     log_probs: Callable[[Batch], Tensor]  # the teacher's, [K]; from a reader or from a cache
     temperature: float
     last_step_only: bool
+    processes: Processes = ALONE
 
     def __call__(self, prediction: Prediction, batch: Batch) -> Tensor:
         """Mean KL over the steps with something to learn: two candidates or more, all known to the teacher."""
@@ -37,6 +39,8 @@ class DistillationTerm:
         student = pad_candidates(prediction.logits.float() / self.temperature, batch)
         student = F.log_softmax(student, dim=1)
         counts = (batch.candidate_len > 1) & ~target.isnan().any(1)
+        if not batch.share:
+            counts = torch.zeros_like(counts)
         if self.last_step_only:
             last = torch.zeros_like(counts)
             last[batch.trip_len.cumsum(0) - 1] = True
@@ -44,7 +48,8 @@ class DistillationTerm:
         # What is left out is replaced before the product: the gradient of a product with NaN or an infinity is NaN.
         used = target.isfinite() & counts.unsqueeze(1)
         target, student = (torch.where(used, values, 0.0) for values in (target, student))
-        return (used * target.exp() * (target - student)).sum() / counts.sum().clamp(min=1)
+        total = (used * target.exp() * (target - student)).sum()
+        return total / self.processes.sum(counts.sum()).clamp(min=1)
 
 
 def teacher_path(config: DistillConfig, dataset: str) -> Path:
@@ -74,7 +79,7 @@ def load_distillation(config: DistillConfig, dataset: str, city: City, train: Ba
     if config.cache:
         key = cache_key(teacher_path(config, dataset), train, token_of_road, config.window)
         log_probs = cached_log_probs(reader, train, cache_folder(city.folder), key)
-    return DistillationTerm(log_probs, config.temperature, config.steps == "last")
+    return DistillationTerm(log_probs, config.temperature, config.steps == "last", train.processes)
 
 
 def load_teacher_reader(

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from models.hoser import HOSER
 from utils.device import Precision
 from utils.loader import BatchLoader
 from utils.objective import score
+from utils.progress import progress
 from utils.road_network import RoadNetwork
 from utils.training import check_predictions
 
@@ -45,7 +45,7 @@ def evaluate_in_detail(model: HOSER, loader: BatchLoader, network: RoadNetwork, 
     with precision.autocast():
         embeddings = model.embed_network()
     columns: list[list[np.ndarray]] = []
-    bar = tqdm(loader.in_order(), "evaluating", loader.num_batches, unit=" batches", disable=None, leave=False)
+    bar = progress(loader.in_order(), "evaluating", loader.num_batches, "batches")
     for batch in bar:
         with precision.autocast():
             prediction = model(batch, embeddings)

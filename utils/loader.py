@@ -16,6 +16,7 @@ from utils.city import City
 from utils.config import Config
 from utils.errors import UserError
 from utils.geometry import EARTH_RADIUS_M, unit_vectors
+from utils.processes import ALONE, Processes
 from utils.road_network import RoadNetwork
 from utils.trajectories import Trips
 from utils.zones import count_transitions
@@ -92,8 +93,9 @@ class BatchLoader:
         statistics: TimeStatistics,
         batch_size: int,
         device: torch.device | str = "cpu",
+        processes: Processes = ALONE,
     ):
-        self.batch_size = batch_size
+        self.batch_size, self.processes = batch_size, processes
         self.statistics = statistics
         self.device = torch.device(device)
         self.tables = tables.to(self.device)
@@ -156,11 +158,24 @@ class BatchLoader:
 
     def _batches(self, order: np.ndarray) -> Iterator[Batch]:
         for start in range(0, len(order), self.batch_size):
-            yield self.batch(order[start : start + self.batch_size])
+            yield self.batch(*self._own_part(order[start : start + self.batch_size]))
 
-    def batch(self, trip_index: np.ndarray) -> Batch:
-        """The trips `trip_index` [B] as one batch, in descending order of length."""
-        trip_index = trip_index[np.argsort(-self._trip_len[trip_index], kind="stable")]
+    def _own_part(self, trip_index: np.ndarray) -> tuple[np.ndarray, float]:
+        """What this process has of a batch: every so manieth trip by length, and its share of the steps."""
+        if self.processes.count == 1:
+            return trip_index, 1.0
+        trip_index = self._longest_first(trip_index)
+        own = trip_index[self.processes.rank :: self.processes.count]
+        if not len(own):
+            return trip_index[-1:], 0.0  # something to take part with
+        return own, float(self._trip_len[own].sum() / self._trip_len[trip_index].sum())
+
+    def _longest_first(self, trip_index: np.ndarray) -> np.ndarray:
+        return trip_index[np.argsort(-self._trip_len[trip_index], kind="stable")]
+
+    def batch(self, trip_index: np.ndarray, share: float = 1.0) -> Batch:
+        """The trips `trip_index` [B] as one batch, in descending order of length; `share` is kept in it."""
+        trip_index = self._longest_first(trip_index)
         host_len, device = self._trip_len[trip_index], self.device
         num_steps = int(host_len.sum())
         first = torch.from_numpy(self._first[trip_index]).to(device, non_blocking=True)
@@ -201,6 +216,7 @@ class BatchLoader:
             log_time=log_time,
             max_candidates=int(self._trip_max_candidates[trip_index].max()),
             groups=tuple(self._groups(host_len, trip, place, road, time_of_day)),
+            share=share,
         )
 
     def _metric_distance(self, candidate: Tensor, destination: Tensor, step: Tensor, num_steps: int) -> Tensor:
@@ -268,8 +284,13 @@ def _intervals(minute: Tensor) -> Tensor:
     return difference.clamp_(max=INTERVAL_CLIP_MIN).div_(INTERVAL_CLIP_MIN)
 
 
-def make_loaders(city: City, config: Config, device: torch.device | str) -> dict[str, BatchLoader]:
-    """Loaders of train, val and test; the time statistics of all are those of train."""
+def make_loaders(
+    city: City, config: Config, device: torch.device | str, processes: Processes = ALONE
+) -> dict[str, BatchLoader]:
+    """Loaders of train, val and test; the time statistics of all are those of train.
+
+    Each of several `processes` gets its part of every batch.
+    """
     trips = {split: city.trips(split, config.data.on_bad_trip) for split in ("train", "val", "test")}
     counted = count_transitions(city.features.road2zone.numpy(), trips["train"])
     zones = len(counted)
@@ -279,7 +300,7 @@ def make_loaders(city: City, config: Config, device: torch.device | str) -> dict
             "it counted anew)"
         )
     tables, statistics = RoadTables.of(city.network).to(device), TimeStatistics.of(trips["train"])
-    return {split: make_loader(trips[split], tables, statistics, config, device, split) for split in trips}
+    return {split: make_loader(trips[split], tables, statistics, config, device, split, processes) for split in trips}
 
 
 def make_loader(
@@ -289,6 +310,7 @@ def make_loader(
     config: Config,
     device: torch.device | str,
     name: str,
+    processes: Processes = ALONE,
 ) -> BatchLoader:
     """A loader, after checking that no trip is longer than the configuration allows.
 
@@ -302,4 +324,4 @@ def make_loader(
             f"{name}, trip {int(lengths.argmax()) + 1}: {longest} roads before the destination, "
             f"expected at most {limit}; raise trajectory_encoder_config.max_len"
         )
-    return BatchLoader(trips, tables, statistics, config.optimizer_config.batch_size, device)
+    return BatchLoader(trips, tables, statistics, config.optimizer_config.batch_size, device, processes)

@@ -52,7 +52,10 @@ def label_rank(values: Tensor, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """What training minimises: loss_next_step + loss_time_pred [+ kl_weight * loss_kl]."""
+    """What training minimises: loss_next_step + loss_time_pred [+ kl_weight * loss_kl].
+
+    Of a batch that several processes have in parts, each gets its share: the shares add up to the loss of the whole.
+    """
 
     statistics: TimeStatistics
     kl: Callable[[Prediction, Batch], Tensor] | None = None
@@ -60,8 +63,8 @@ class Objective:
 
     def __call__(self, prediction: Prediction, batch: Batch) -> Losses:
         predicted, true = _log_times(prediction, batch, self.statistics)
-        next_step = F.cross_entropy(pad_candidates(prediction.logits, batch), batch.road_label)
-        time_pred = _relative_error(predicted, true).mean()
+        next_step = F.cross_entropy(pad_candidates(prediction.logits, batch), batch.road_label) * batch.share
+        time_pred = _relative_error(predicted, true).mean() * batch.share
         total = next_step + time_pred
         kl = self.kl(prediction, batch) if self.kl else None
         if kl is not None:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from utils.config import display_path
 from utils.errors import UserError
 from utils.geometry import heading, polyline_centroids
-from utils.tables import parse_integers, read_chunks
+from utils.tables import distinct_sorted, parse_integers, read_chunks, without_garbage_collection
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+_NUMBERS_AS_TEXT = json.JSONDecoder(parse_float=str, parse_int=str)
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ def read_road_network(folder: Path) -> RoadNetwork:
     Raises:
         UserError: a malformed row, by file and line.
     """
-    roads = _read_geo(folder / "roadmap.geo")
-    num_roads = len(roads.length_m)
-    origin, reach_road = _read_rel(folder / "roadmap.rel", num_roads)
+    with without_garbage_collection():
+        roads = _read_geo(folder / "roadmap.geo")
+        num_roads = len(roads.length_m)
+        origin, reach_road = _read_rel(folder / "roadmap.rel", num_roads)
     reach_ptr = np.concatenate([[0], np.cumsum(np.bincount(origin, minlength=num_roads))])
     center = polyline_centroids(roads.points, roads.offset)
     start, end = roads.points[roads.offset[:-1]], roads.points[roads.offset[1:] - 1]
@@ -134,7 +137,7 @@ def _read_geo(path: Path) -> _Roads:
 def _parse_polyline(text: str, where: str) -> list[tuple[str, str]]:
     """`[[lon, lat], ...]` -> the numbers as they are written: equal text means the same point."""
     try:
-        points = json.loads(text, parse_float=str, parse_int=str)
+        points = _NUMBERS_AS_TEXT.decode(text)
         # Numbers are texts here: quoted ones, and "12" where [1, 2] is meant, must not pass for them.
         if '"' in text or not all(isinstance(part, list) for part in (points, *points)):
             raise ValueError
@@ -242,7 +245,7 @@ def _adjacent_pairs(start_node: Ints, end_node: Ints) -> Ints:
     left = np.repeat(np.arange(len(node)), size)
     right = first[left] + np.arange(len(left)) - np.repeat(np.cumsum(size) - size, size)
     i, j = road[left], road[right]
-    key = np.unique((i * num_roads + j)[i != j])
+    key = distinct_sorted((i * num_roads + j)[i != j])
     return np.stack([key // num_roads, key % num_roads])
 
 
@@ -252,5 +255,7 @@ def _intersection_attr(start: Floats, end: Floats, edges: Ints, origin: Ints, de
     difference = np.abs(direction[edges[0]] - direction[edges[1]])
     difference = np.where(difference > np.pi, 2 * np.pi - difference, difference) / np.pi
     num_roads = len(start)
-    reachable = np.isin(edges[0] * num_roads + edges[1], origin * num_roads + destination)
+    relation, pair = np.sort(origin * num_roads + destination), edges[0] * num_roads + edges[1]
+    place = np.searchsorted(relation, pair).clip(max=len(relation) - 1)
+    reachable = relation[place] == pair
     return np.stack([difference, reachable], axis=1).astype(np.float32)

@@ -47,20 +47,21 @@ class Identity:
 class RollingCheckpoint:
     """`checkpoint_latest.pth`, overwritten each epoch, and `best.pth`, overwritten by a better one."""
 
-    def __init__(self, folder: Path, identity: Identity, config: dict[str, Any]):
+    def __init__(self, folder: Path, identity: Identity, config: dict[str, Any], writes: bool = True):
         """Read what an interrupted run left in `folder`, if it is this run's.
 
         Args:
             folder: the run's.
             identity: seed, data set and mode; a checkpoint of others is deleted, with a warning.
             config: as plain values; differences are told of.
+            writes: for one of several processes; the others only follow.
 
         Raises:
             UserError: the file is damaged, or is no such checkpoint.
         """
         self.path, self.best_path = folder / "checkpoint_latest.pth", folder / "best.pth"
         self._claim_path = folder / ".wandb_run_id"  # until the first checkpoint has it
-        self.identity, self.config, self.data_key = identity, config, ""
+        self.identity, self.config, self.data_key, self._writes = identity, config, "", writes
         self.validations: list[Metrics] = []
         self.wandb_run_id: str | None = None
         self.batches_done = 0  # through all epochs; those of an epoch may change between the parts of a run
@@ -100,7 +101,8 @@ class RollingCheckpoint:
             # Not before all that the new run needs has been found in order.
             logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(self._mismatches)})")
             logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
-            self.path.unlink()
+            if self._writes:
+                self.path.unlink()
         if self._content is None:
             return
         content, state = self._content, self._content["resume_state"]
@@ -143,6 +145,8 @@ class RollingCheckpoint:
         """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
         self.batches_done = batches_done
         self.validations.append(metrics)
+        if not self._writes:
+            return
         model_state = state_dict_of(learner.model)
         is_best = self.best_epoch == self.epochs_done
         if is_best:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
-from tqdm import tqdm
 
 from models.inputs import Batch
 from utils.checkpoint import load_tensors, save_tensors
@@ -19,6 +18,7 @@ from utils.config import display_path
 from utils.errors import UserError
 from utils.files import folder_lock, remove_temporary_files
 from utils.loader import BatchLoader
+from utils.progress import progress
 from utils.signals import take_signals
 from utils.teacher import TeacherReader
 
@@ -95,7 +95,7 @@ def _read(path: Path, loader: BatchLoader) -> Tensor | None:
 def _compute(reader: TeacherReader, loader: BatchLoader, parts: Path) -> Tensor:
     values = torch.empty(loader.num_candidates, dtype=torch.float16)
     first_candidate = loader.first_candidate.to(loader.device)
-    with tqdm(total=loader.num_trips, desc="teacher", unit=" trips", disable=None, leave=False) as progress:
+    with progress(None, "teacher", loader.num_trips, "trips") as bar:
         for first in range(0, loader.num_trips, TRIPS_PER_PART):
             trips = np.arange(first, min(first + TRIPS_PER_PART, loader.num_trips))
             begin, end = loader.candidate_range(first, first + len(trips))
@@ -110,7 +110,7 @@ def _compute(reader: TeacherReader, loader: BatchLoader, parts: Path) -> Tensor:
                     part[places] = reader.log_probs(batch).cpu().half()
                 save_tensors(part, path)
             values[begin:end] = part
-            progress.update(len(trips))
+            bar.update(len(trips))
     return values
 
 

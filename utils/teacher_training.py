@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from models.lmtad import LMTAD, LMTADConfig
 from models.ragged import ragged_arange
@@ -17,6 +16,7 @@ from utils.config_sections import TeacherConfig
 from utils.device import Precision
 from utils.errors import UserError
 from utils.grid import Grid
+from utils.progress import progress
 from utils.signals import take_signals
 from utils.training import READ_BACK, Schedule, optimizer_step
 from utils.trajectories import Trips
@@ -140,7 +140,7 @@ def train_teacher_epoch(
     first_batch = epoch * trips.num_batches
     pending: list[Tensor] = []
     title = f"training teacher, epoch {epoch + 1}"
-    bar = tqdm(trips.shuffled(seed, epoch), title, trips.num_batches, unit=" batches", disable=None, leave=False)
+    bar = progress(trips.shuffled(seed, epoch), title, trips.num_batches, "batches")
     for index, (inputs, targets) in enumerate(bar):
         take_signals()
         with precision.autocast():

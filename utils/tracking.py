@@ -20,6 +20,7 @@ from utils.errors import UserError
 from utils.events import read_rows, retire_events, trim_events
 from utils.files import folder_lock, make_folder, remove_temporary_files
 from utils.loader import BatchLoader
+from utils.processes import ALONE, Processes
 from utils.training import BatchRecord, Metrics
 
 if TYPE_CHECKING:
@@ -35,11 +36,14 @@ class Run:
     save: Path
     log: Path
     tensorboard: Path
+    processes: Processes = ALONE  # the first writes, and the others only have the paths
     writer: SummaryWriter | None = None  # once the curves are open
     wandb: WandbRun | None = None  # distillation training, where the configuration says so
 
     def open_curves(self, batches: int = 0, epochs: int = 0) -> None:
         """Begin empty curves, or go on with those of an interrupted run, behind so many batches and epochs."""
+        if not self.processes.is_first:
+            return
         if epochs:
             trim_events(self.tensorboard, batches, epochs)
         else:
@@ -63,6 +67,8 @@ class Run:
 
     def log_batches(self, records: list[BatchRecord]) -> None:
         """Losses and learning rate of batches, by the batch number."""
+        if self.writer is None:
+            return
         rows = [{k: v for k, v in dataclasses.asdict(record).items() if v is not None} for record in records]
         for row in rows:
             for name, value in row.items():
@@ -73,6 +79,8 @@ class Run:
 
     def log_epoch(self, epoch: int, max_epoch: int, metrics: Metrics, seconds: float) -> None:
         """Validation metrics of an epoch (from 1), by the epoch number."""
+        if self.writer is None:
+            return
         values = {"val_next_step_acc": metrics.next_step_acc, "val_time_pred_mape": metrics.time_pred_mape}
         for name, value in values.items():
             self.writer.add_scalar(name, value, epoch)
@@ -131,8 +139,10 @@ def log_summary(best_epoch: int, best: Metrics, test: Metrics, best_path: str, s
 
 
 @contextlib.contextmanager
-def open_run(dataset: str, run_name: str) -> Iterator[Run]:
+def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Iterator[Run]:
     """Make the folders of a run and hold them for this process; log to a new file until the end.
+
+    Of several processes the first does so for all.
 
     Raises:
         UserError: a name that leads out of the folders, a folder that cannot be written or that another
@@ -142,13 +152,16 @@ def open_run(dataset: str, run_name: str) -> Iterator[Run]:
     if not parts or Path(run_name).is_absolute() or ".." in parts or not run_name.isprintable():
         raise UserError(f"run name {run_name!r}: expected a path below save/{dataset}/, such as tune/study/trial_0")
     save, log, tensorboard = (Path(top) / dataset / run_name for top in ("save", "log", "tensorboard_log"))
+    if not processes.is_first:
+        yield Run(save, log, tensorboard, processes)
+        return
     with folder_lock(save):
         for folder in (log, tensorboard):
             make_folder(folder)
         for folder in (save, tensorboard):
             remove_temporary_files(folder)
         sink = logger.add(_new_log_file(log), format=LOG_FORMAT, level="INFO", diagnose=False)
-        run, succeeded = Run(save, log, tensorboard), False
+        run, succeeded = Run(save, log, tensorboard, processes), False
         try:
             yield run
             succeeded = True

@@ -1,13 +1,14 @@
 """One epoch of training, one evaluation, and the learning-rate schedule."""
 
+import contextlib
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from loguru import logger
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.hoser import HOSER
 from utils.config import Config
@@ -16,6 +17,8 @@ from utils.device import Precision
 from utils.errors import UserError
 from utils.loader import BatchLoader
 from utils.objective import Objective, score
+from utils.processes import Processes
+from utils.progress import progress
 from utils.signals import take_signals
 
 # Losses are read back from the device this many batches at a time, so that it never waits for us.
@@ -78,24 +81,33 @@ class Learner:
     """A model and all that changes it."""
 
     model: HOSER
+    network: nn.Module  # the model, or what computes the same and adds up the gradients of all processes
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     precision: Precision
     config: OptimizerConfig
 
     @staticmethod
-    def of(model: HOSER, config: Config, batches_per_epoch: int, device: torch.device) -> "Learner":
-        optim = config.optimizer_config
-        precision = Precision(config.training.precision, device)
+    def of(model: HOSER, config: Config, train: BatchLoader) -> "Learner":
+        optim, processes = config.optimizer_config, train.processes
+        precision = Precision(config.training.precision, train.device)
         parameters = sum(p.numel() for p in model.parameters())
-        logger.info(f"HOSER with {parameters:,} parameters on {device}, {precision.name}")
-        schedule = Schedule.of(optim, batches_per_epoch)
+        several = f", {processes.count} processes" if processes.count > 1 else ""
+        logger.info(f"HOSER with {parameters:,} parameters on {train.device}, {precision.name}{several}")
+        schedule = Schedule.of(optim, train.num_batches)
         if schedule.total_steps == 1:
             logger.warning(
                 "one optimizer step in all: the schedule ends there, at a rate of zero, so nothing is learned; "
                 "raise optimizer_config.max_epoch or lower optimizer_config.batch_size"
             )
-        return Learner(model, make_optimizer(model, optim), schedule, precision, optim)
+        network = processes.parallel(model)
+        return Learner(model, network, make_optimizer(model, optim), schedule, precision, optim)
+
+    def adding_up(self, is_last: bool) -> AbstractContextManager:
+        """Gradients in the block stay in this process, unless they are the last ones of an optimizer step."""
+        if is_last or self.network is self.model:
+            return contextlib.nullcontext()
+        return self.network.no_sync()
 
 
 def train_epoch(
@@ -109,28 +121,31 @@ def train_epoch(
         UserError: a loss is not finite.
         KeyboardInterrupt, TerminatedError: a signal has arrived; so do all loops over batches.
     """
-    model, precision, config = learner.model, learner.precision, learner.config
+    model, precision, config, processes = learner.model, learner.precision, learner.config, loader.processes
     model.train()
     # With dropout the epoch draws random numbers; like the shuffle they depend on seed and epoch alone.
-    torch.manual_seed((seed + 1) * 1_000_003 + epoch)
+    torch.manual_seed((seed + 1) * 1_000_003 + epoch + processes.rank * 7_919_000_000)
     first_step = epoch * steps_per_epoch(config, loader.num_batches) + 1
     pending: list[tuple[Tensor, float]] = []
     batches = loader.shuffled(seed, epoch)
-    bar = tqdm(batches, f"training, epoch {epoch + 1}", loader.num_batches, unit=" batches", disable=None, leave=False)
+    bar = progress(batches, f"training, epoch {epoch + 1}", loader.num_batches, "batches")
     for index, batch in enumerate(bar):
         take_signals()
         window_start = index - index % config.accum_steps
         window_size = min(config.accum_steps, loader.num_batches - window_start)
         rate = learner.schedule.rate(first_step + index // config.accum_steps)
-        with precision.autocast():
-            losses = objective(model(batch), batch)
-        precision.scaler.scale(losses.total / window_size).backward()
-        if index + 1 == window_start + window_size:
+        is_last = index + 1 == window_start + window_size
+        with learner.adding_up(is_last):
+            with precision.autocast():
+                losses = objective(learner.network(batch), batch)
+            # Each process has its share of the loss, and the gradients of all are averaged.
+            precision.scaler.scale(losses.total * processes.count / window_size).backward()
+        if is_last:
             optimizer_step(model, learner.optimizer, precision, rate, config.max_norm)
         terms = [losses.next_step, losses.time_pred, losses.total, *([] if losses.kl is None else [losses.kl])]
         pending.append((torch.stack(terms).detach(), rate))
         if len(pending) == READ_BACK or index + 1 == loader.num_batches:
-            records = _read_back(pending, first_batch + index + 1 - len(pending))
+            records = _read_back(pending, first_batch + index + 1 - len(pending), processes)
             _check_finite(records, first_batch, epoch)
             bar.set_postfix(loss=f"{records[-1].loss:.4f}")
             yield records
@@ -150,8 +165,8 @@ def optimizer_step(
     optimizer.zero_grad()
 
 
-def _read_back(pending: list[tuple[Tensor, float]], first_batch: int) -> list[BatchRecord]:
-    rows = torch.stack([terms for terms, _ in pending]).tolist()
+def _read_back(pending: list[tuple[Tensor, float]], first_batch: int, processes: Processes) -> list[BatchRecord]:
+    rows = processes.sum(torch.stack([terms for terms, _ in pending])).tolist()
     rates = [rate for _, rate in pending]
     return [BatchRecord(first_batch + i, rate, *row) for i, (rate, row) in enumerate(zip(rates, rows, strict=True))]
 
@@ -176,22 +191,22 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
     model.eval()
     with precision.autocast():
         network = model.embed_network()
-    correct = torch.zeros((), dtype=torch.int64, device=loader.device)
-    finite = torch.ones((), dtype=torch.bool, device=loader.device)
-    error = torch.zeros((), dtype=torch.float64, device=loader.device)
-    steps = 0
-    bar = tqdm(loader.in_order(), title, loader.num_batches, unit=" batches", disable=None, leave=False)
-    for batch in bar:
+    # correct steps, error, steps, scores that are no numbers
+    totals = torch.zeros(4, dtype=torch.float64, device=loader.device)
+    for batch in progress(loader.in_order(), title, loader.num_batches, "batches"):
         take_signals()
+        if not batch.share:
+            continue
         with precision.autocast():
             prediction = model(batch, network)
         scores = score(prediction, batch, loader.statistics)
-        correct += (scores.rank == 0).sum()
-        finite &= prediction.logits.isfinite().all()
-        error += scores.relative_time_error.sum(dtype=torch.float64)
-        steps += len(batch.road_id)
-    check_predictions(bool(finite) and math.isfinite(error.item()), title)
-    return Metrics(correct.item() / steps, error.item() / steps)
+        totals[0] += (scores.rank == 0).sum()
+        totals[1] += scores.relative_time_error.sum(dtype=torch.float64)
+        totals[2] += len(batch.road_id)
+        totals[3] += (~prediction.logits.isfinite()).sum()
+    correct, error, steps, not_finite = loader.processes.sum(totals).tolist()
+    check_predictions(not_finite == 0 and math.isfinite(error), title)
+    return Metrics(correct / steps, error / steps)
 
 
 def check_predictions(finite: bool, title: str) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from utils.config import display_path
 from utils.errors import UserError
+from utils.progress import progress
 from utils.road_network import RoadNetwork
-from utils.tables import Chunk, parse_integers, read_chunks
+from utils.tables import Chunk, parse_integers, read_chunks, without_garbage_collection
 
 Ints = NDArray[np.int64]
 
@@ -63,7 +63,8 @@ def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error") -> 
     shown = display_path(path)
     parts: list[tuple[Ints, Ints, Ints, Ints]] = []
     bad: list[tuple[int, str]] = []  # line, reason
-    with tqdm(desc=f"reading {path.name}", unit=" trips", disable=None, leave=False) as progress:
+    bar = progress(None, f"reading {path.name}", None, "trips")
+    with bar, without_garbage_collection():
         for chunk in read_chunks(path, ("rid_list", "time_list"), strict=False):
             part, chunk_bad = _read_chunk(chunk, network)
             bad += chunk.malformed + chunk_bad
@@ -71,7 +72,7 @@ def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error") -> 
                 line, reason = min(bad)
                 raise UserError(f"{shown}, line {line}: {reason}; --set data.on_bad_trip=skip leaves such trips out")
             parts.append(part)
-            progress.update(len(chunk.lines))
+            bar.update(len(chunk.lines))
     first_skipped = f"line {min(bad)[0]}: {min(bad)[1]}" if bad else ""
     if not sum(len(counts) for counts, *_ in parts):
         raise UserError(f"{shown}: no trips" + (f" but malformed ones ({first_skipped})" if bad else ""))

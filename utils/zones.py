@@ -11,7 +11,7 @@ from utils.config import display_path
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.road_network import RoadNetwork
-from utils.tables import parse_integers
+from utils.tables import distinct_sorted, parse_integers
 from utils.trajectories import Trips
 
 Ints = NDArray[np.int64]
@@ -33,7 +33,7 @@ def partition_roads(network: RoadNetwork, num_zones: int) -> Ints:
         )
     owner = np.repeat(np.arange(num_roads), np.diff(network.reach_ptr))
     i, j = np.concatenate([owner, network.reach_road]), np.concatenate([network.reach_road, owner])
-    key = np.unique((i * num_roads + j)[i != j])
+    key = distinct_sorted((i * num_roads + j)[i != j])
     neighbour = key % num_roads
     ptr = np.searchsorted(key // num_roads, np.arange(num_roads + 1))
     weights = [1] * num_roads, [1] * len(neighbour)
