@@ -1,6 +1,7 @@
 """Measure training on a data set: loading, the parts of a step, evaluation, and the machine itself.
 
 uv run python tools/benchmark.py --dataset Demo
+uv run python tools/benchmark.py --scale 1200000 100000 --batch_size 64
 """
 
 import argparse
@@ -12,34 +13,58 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.quiet_start  # noqa: F401
 
-from utils.benchmark import format_figures, measure
+from utils.benchmark import Figures, format_figures, measure
 from utils.city import find_folder, load_city
 from utils.command_line import add_data_arguments, add_device_argument, run_command_line
 from utils.config import load_config
 from utils.device import choose_device
 from utils.files import atomic_write
+from utils.scale import format_growth, measure_growth
 
 
 def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, dataset_required=False)
     add_device_argument(parser)
     parser.add_argument("--batch_size", type=int, help="trips in a batch (default: as configured)")
     parser.add_argument("--steps", type=int, default=20, help="training steps to time (default: 20)")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="also write a Chrome trace of a few steps to FILE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        nargs=2,
+        metavar=("ROADS", "TRIPS"),
+        help="instead of a data set, five synthetic cities up to this size: how time and memory grow",
+    )
     args = parser.parse_args()
-
-    find_folder(args.dataset, args.data_dir)
+    if (args.dataset is None) == (args.scale is None):
+        parser.error("expected either --dataset NAME or --scale ROADS TRIPS")
     size = [f"optimizer_config.batch_size={args.batch_size}"] if args.batch_size is not None else []
-    config = load_config(args.dataset, args.config, [*args.overrides, *size])
-    city = load_city(args.dataset, config, args.data_dir)
-    figures = measure(args.dataset, config, city, choose_device(args.cuda), max(args.steps, 1), args.profile)
-    print(format_figures(figures))
+    figures = measure_scale(args, size) if args.scale else measure_dataset(args, size)
     if args.json:
         text = json.dumps(figures, indent=2) + "\n"
         atomic_write(args.json, lambda file: file.write(text.encode()))
+
+
+def measure_dataset(args: argparse.Namespace, size: list[str]) -> Figures:
+    """The parts of training on one data set."""
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, [*args.overrides, *size])
+    device = choose_device(args.cuda)
+    city = load_city(args.dataset, config, args.data_dir)
+    figures = measure(args.dataset, config, city, device, max(args.steps, 1), args.profile)
+    print(format_figures(figures))
+    return figures
+
+
+def measure_scale(args: argparse.Namespace, size: list[str]) -> list[Figures]:
+    """Five cities."""
+    config = load_config("", args.config, [*args.overrides, *size])
+    rows = measure_growth(config, *args.scale)
+    print(format_growth(rows))
+    return rows
 
 
 if __name__ == "__main__":

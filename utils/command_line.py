@@ -53,9 +53,11 @@ def log_to_terminal() -> None:
     )
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, dataset_required: bool = True) -> None:
     """The arguments that every command on a data set has."""
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="data set, such as Beijing; Demo is built in")
+    parser.add_argument(
+        "--dataset", required=dataset_required, metavar="NAME", help="data set, such as Beijing; Demo is built in"
+    )
     parser.add_argument("--data_dir", metavar="DIR", help="folder of the data set (default: data/NAME)")
     parser.add_argument(
         "--config", metavar="FILE", help="configuration (default: config/NAME.yaml, else the published values)"
