@@ -41,10 +41,14 @@ class GATv2Conv(nn.Module):
         self.lin_edge = _glorot_linear(edge_dim, out_dim, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_dim))
 
-    def forward(self, x: Tensor, graph: MessageGraph) -> Tensor:
-        """x: [n_in, in_dim] -> [n_out, out_dim]; the graph must hold the self-loops (`sorted_by_target`)."""
-        l, r = self.lin_l(x), self.lin_r(x.index_select(0, graph.self_row))  # noqa: E741
-        return edge_attention(l, r, self.lin_edge.weight, self.att.view(-1), graph) + self.bias
+    def forward(self, x: Tensor, *graphs: MessageGraph) -> Tensor:
+        """x: [n_in, in_dim] -> [n_out, out_dim], the targets of all graphs, which must hold the self-loops."""
+        l = self.lin_l(x)  # noqa: E741
+        parts = []
+        for graph in graphs:
+            r = self.lin_r(x.index_select(0, graph.self_row))
+            parts.append(edge_attention(l, r, self.lin_edge.weight, self.att.view(-1), graph))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)) + self.bias
 
 
 def with_self_loops(edge_index: Tensor, edge_attr: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:

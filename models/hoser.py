@@ -53,25 +53,27 @@ class HOSER(nn.Module):
             network: what `embed_network` returned; by default the embeddings are computed here, with
                 gradients, as training needs them (of the roads that the batch touches).
         """
-        if network is None:
-            road, road_row, candidate_row = self._embed_touched(batch)
-            zone = self.road_network_encoder.embed_zones()
-        else:
-            (road, zone), road_row, candidate_row = network, batch.road_id, batch.candidate_road_id
+        road, road_row, candidate_row = self._roads_of(batch, None if network is None else network[0])
+        zone = self.road_network_encoder.embed_zones() if network is None else network[1]
         of_steps = road.index_select(0, road_row), zone.index_select(0, self.road2zone[batch.road_id])
         destination = zone.index_select(0, self.road2zone[batch.destination_road_id])
         trajectory = self.trajectory_encoder(*of_steps, batch)
         return self.navigator(trajectory, destination, road, candidate_row, batch)
 
-    def _embed_touched(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Road embeddings [n, h], and the rows in it of the steps' roads [S] and of the candidates [K]."""
+    def _roads_of(self, batch: Batch, network: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Road embeddings [n, h], and the rows in it of the steps' roads [S] and of the candidates [K].
+
+        Of the roads that the batch touches only: what follows works road by road, on all that it is given.
+        """
         encoder = self.road_network_encoder
         num_roads = len(self.road2zone)
         if self.road2zone.is_cuda and num_roads <= WHOLE_NETWORK_ROADS:
-            return encoder.embed_all_roads(), batch.road_id, batch.candidate_road_id
+            network = encoder.embed_all_roads() if network is None else network
+            return network, batch.road_id, batch.candidate_road_id
         touched = torch.cat([batch.road_id, batch.candidate_road_id])
         touched, row = distinct(touched, num_roads)
-        return encoder.embed_roads(touched), row[batch.road_id], row[batch.candidate_road_id]
+        road = encoder.embed_roads(touched) if network is None else network.index_select(0, touched)
+        return road, row[batch.road_id], row[batch.candidate_road_id]
 
 
 def _drop_dead_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:

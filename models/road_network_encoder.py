@@ -90,8 +90,7 @@ class RoadNetworkEncoder(nn.Module):
         step = num_roads if torch.is_grad_enabled() else CHUNK
         starts = range(0, num_roads, step)
         graphs = [self._incoming(start, min(start + step, num_roads)) for start in starts]
-        x = F.relu(torch.cat([first(x, graph) for graph in graphs]))
-        return torch.cat([second(x, graph) for graph in graphs])
+        return second(F.relu(first(x, *graphs)), *graphs)
 
     def embed_roads(self, road: Tensor) -> Tensor:
         """Embeddings of `road` [n] (unique ids), [n, width].
