@@ -15,7 +15,7 @@ from loguru import logger
 
 from models.hoser import HOSER
 from utils.baselines import measure_baselines
-from utils.checkpoint import EpochCheckpoints, load_model
+from utils.checkpoint import EpochCheckpoints, load_model, size_bytes
 from utils.city import find_folder, load_city
 from utils.command_line import (
     add_data_arguments,
@@ -75,7 +75,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
 
     # epochs
     checkpoints = EpochCheckpoints(run.save, writes=processes.is_first)
-    checkpoints.announce(config.optimizer_config.max_epoch)
+    checkpoints.announce(config.optimizer_config.max_epoch, size_bytes(model))
     validations: list[Metrics] = []
     seconds: list[float] = []
     with held_signals():

@@ -146,6 +146,7 @@ def train(
     learner = Learner.of(model, config, loaders["train"])
     with processes.first_alone():
         checkpoint.restore(learner, loaders["train"].data_key)
+    checkpoint.warn_of_a_full_disk(size_bytes(model))
     processes.check_same("checkpoint_latest.pth", f"{checkpoint.epochs_done:012x}")
     if config.training.compile:
         compile_model(model, loaders["train"], objective)

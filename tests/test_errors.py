@@ -480,7 +480,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(workplace: Path) -> Non
         raise OSError(28, "No space left on device")
 
     assert error_of(atomic_write, path, write_and_fail) == (
-        "f: cannot be written ([Errno 28] No space left on device); what was there before is unchanged"
+        "f: cannot be written (OSError: [Errno 28] No space left on device); what was there before is unchanged; use "
+        "distillation training, which stores one checkpoint only; or delete old epoch checkpoints: "
+        "rm save/*/seed*/epoch_*.pth; or make more disk space available"
     )
     assert contents(workplace) == {"f": b"old\n"}
 
@@ -489,7 +491,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(workplace: Path) -> Non
 def test_a_target_that_cannot_be_written_is_named(name: str, workplace: Path) -> None:
     write_lines(workplace / "file", "old")
     (workplace / "folder").mkdir()
-    assert error_of(atomic_copy, workplace / "file", workplace / name).startswith(f"{name}: cannot be written ([Errno ")
+    assert error_of(atomic_copy, workplace / "file", workplace / name).startswith(
+        f"{name}: cannot be written (OSError: [Errno "
+    )
     assert contents(workplace) == {"file": b"old\n"}
 
 

@@ -499,7 +499,8 @@ def test_a_full_disk_ends_the_search_and_not_its_trials(fresh: TunedStudy) -> No
         resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
         assert worker.wait() == 1
         last = worker.stderr.splitlines()[-1]
-        assert last.startswith("error: save/Mini/tune/distill/trial_0/") and "cannot be written ([Errno 27]" in last
+        assert last.startswith("error: save/Mini/tune/distill/trial_0/")
+        assert "cannot be written (OSError: [Errno 27]" in last
     assert fresh.states() == ["RUNNING"]
     done = run(command, fresh.project)
     assert done.returncode == 0, done.stderr

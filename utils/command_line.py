@@ -4,11 +4,15 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from loguru import logger
 from tqdm import tqdm
 
+from utils.config import display_path
+from utils.disk_space import FULL, REMEDIES
 from utils.errors import UserError
 from utils.signals import listen_to_signals, received_signal
 
@@ -22,6 +26,7 @@ def run_command_line(main: Callable[[], None], kept: str = "files already writte
     """
     listen_to_signals()
     log_to_terminal()
+    threading.excepthook = _on_error_in_thread
     try:
         main()
         sys.stdout.flush()
@@ -35,11 +40,46 @@ def run_command_line(main: Callable[[], None], kept: str = "files already writte
         if isinstance(error, UserError):
             logger.error(f"error: {error}")
             sys.exit(1)
+        if isinstance(error, OSError):
+            _drop_output()
         if isinstance(error, BrokenPipeError):
-            # The reader of our output went away (`... | head`). Python would complain again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)  # the reader of our output went away (`... | head`)
+        trouble = _machine_trouble(error)
+        if trouble:
+            logger.error(f"error: {trouble}; {kept}")
             sys.exit(1)
         raise
+
+
+def _drop_output() -> None:
+    """Let what could not be printed go: Python would try again at its exit, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _on_error_in_thread(error: threading.ExceptHookArgs) -> None:
+    # TensorBoard's writer hands what happens in its thread to its caller, besides.
+    if not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
+
+
+def _machine_trouble(error: BaseException) -> str | None:
+    """What the machine has failed in, if that is what ends the program; by names, as importing torch takes seconds."""
+    if isinstance(error, OSError):
+        where = f"{display_path(Path(error.filename))}: " if isinstance(error.filename, str) else ""
+        reason = f"[Errno {error.errno}] {error.strerror}" if error.errno else str(error)
+        return f"{where}OSError: {reason}" + (f"; {REMEDIES}" if error.errno in FULL else "")
+    names = {kind.__name__ for kind in type(error).__mro__}
+    reason = next(iter(str(error).splitlines()), "")[:200].rstrip(".")
+    if "OutOfMemoryError" in names:
+        return f"the GPU's memory is full ({reason}); lower optimizer_config.batch_size"
+    if "AcceleratorError" in names:
+        return f"the GPU has failed ({reason})"
+    if "MemoryError" in names or (names & {"RuntimeError"} and "can't allocate memory" in reason):
+        return f"this machine's memory is full ({reason or 'MemoryError'}); lower optimizer_config.batch_size"
+    return None
 
 
 def log_to_terminal() -> None:

@@ -1,5 +1,7 @@
 """The error that is meant for people."""
 
+MAX_MESSAGE = 1_000  # characters
+
 
 class UserError(Exception):
     """A mistake in the input, the configuration or the environment that a user can mend.
@@ -9,5 +11,9 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        # Names of files and what stands in them may hold line breaks.
-        super().__init__(" ".join(message.splitlines()))
+        # Names of files and what stands in them may hold anything, and may be as long as a file.
+        text = " ".join(message.splitlines())
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        if len(text) > MAX_MESSAGE:
+            text = f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
+        super().__init__(text)

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from loguru import logger
 
 from utils.config import display_path
+from utils.disk_space import FULL, REMEDIES
 from utils.errors import UserError
 from utils.signals import held_signals
 
@@ -40,23 +41,29 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with held_signals():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=f"-{path.name}", dir=path.parent)
+            remove_temporary_files(path.parent, path.name)
+            descriptor, temporary = _new_temporary_file(path)
         except OSError as error:
-            raise _write_error(path, error) from None
+            raise write_error(path, error) from None
         try:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(file.fileno(), 0o666 & ~_umask())
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).replace(path)
-            _fsync_folder(path.parent)
+                # While it is open: until then its lock tells others that it is no left-over.
+                temporary.replace(path)
         except BaseException as error:
-            Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             reason = _os_error_in(error)
             if reason is not None:
-                raise _write_error(path, reason) from None
+                raise write_error(path, reason) from None
             raise
+        try:
+            _fsync_folder(path.parent)
+        except OSError as error:
+            raise WriteError(f"{display_path(path)}: is written, but the disk does not confirm it ({error})") from None
 
 
 def atomic_copy(source: Path, target: Path) -> None:
@@ -64,11 +71,14 @@ def atomic_copy(source: Path, target: Path) -> None:
     atomic_write(target, lambda file: file.write(source.read_bytes()))
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove what a killed process left behind in `folder`; call it with the folder's lock held."""
+def remove_temporary_files(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left behind in `folder` of files called `name`, or of all."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        if path.name.endswith(name):
+            # An error: another process has removed it, or holds its lock, since it is writing it.
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -93,7 +103,7 @@ def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     try:
         file = path.open("a")
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise write_error(path, error) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,7 +134,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
     try:
         file = path.open("a")
     except OSError as error:
-        raise _write_error(path, error) from None
+        raise write_error(path, error) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -146,12 +156,23 @@ def make_folder(folder: Path) -> None:
             raise PermissionError(errno.EACCES, f"{display_path(existing)} is read-only")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _write_error(folder, error) from None
+        raise write_error(folder, error) from None
 
 
 def is_writable(folder: Path) -> bool:
     """Whether files may be made in `folder`. A folder marked read-only is left alone, by root too."""
     return folder.is_dir() and bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
+
+
+def _new_temporary_file(path: Path) -> tuple[int, Path]:
+    """Descriptor and path of a new file beside `path`, locked so that no other process takes it for a left-over."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=f"-{path.name}", dir=path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)  # removed by another process before it was locked
 
 
 def _umask() -> int:
@@ -164,6 +185,9 @@ def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a network's file system, which has no such thing
+            raise
     finally:
         os.close(descriptor)
 
@@ -175,6 +199,10 @@ def _os_error_in(error: BaseException | None) -> OSError | None:
     return error
 
 
-def _write_error(path: Path, error: OSError) -> WriteError:
+def write_error(path: Path, error: OSError) -> WriteError:
+    """What to tell the user of an error that the system gave while `path` was written."""
     reason = f"[Errno {error.errno}] {error.strerror}" if error.errno else str(error)
-    return WriteError(f"{display_path(path)}: cannot be written ({reason}); what was there before is unchanged")
+    advice = f"; {REMEDIES}" if error.errno in FULL else ""
+    return WriteError(
+        f"{display_path(path)}: cannot be written (OSError: {reason}); what was there before is unchanged{advice}"
+    )

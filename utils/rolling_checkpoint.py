@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from loguru import logger
 from torch import Tensor
 
 from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
 from utils.config import display_path, flatten
+from utils.digest import content_digest
+from utils.disk_space import warn_if_short
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.training import Learner, Metrics
 
-VERSION = 1
+VERSION = 2
+MOMENTS = 2  # that AdamW keeps, each as large as the model
 KEYS = (
     "epoch",
     "seed",
@@ -33,6 +35,7 @@ KEYS = (
     "wandb_run_id",
     "resume_state",
 )
+KINDS = {"epoch": int, "seed": int, "dataset": str, "distill_enabled": bool, "resume_state": dict}
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,13 @@ class RollingCheckpoint:
             best = content["best_val_acc"]
             logger.info(f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={best:.4f}")
 
+    def warn_of_a_full_disk(self, model_bytes: int) -> None:
+        """Say so if the disk has no room for what this will write."""
+        if self._writes and self.epochs_done < self._max_epoch:
+            checkpoint_bytes = (1 + MOMENTS) * model_bytes
+            there = [path for path in (self.path, self.best_path) if path.exists()]
+            warn_if_short(self.path.parent, checkpoint_bytes + model_bytes, there, spare=checkpoint_bytes)
+
     def claim_wandb_run_id(self) -> str:
         """The id of the W&B run: the checkpoint's, or that of a start that was killed before there was one."""
         if self.wandb_run_id is None:
@@ -150,7 +160,7 @@ class RollingCheckpoint:
         model_state = state_dict_of(learner.model)
         is_best = self.best_epoch == self.epochs_done
         if is_best:
-            self._best_digest = _digest(model_state)
+            self._best_digest = content_digest(model_state)
         content = {
             "epoch": self.epochs_done - 1,
             "seed": self.identity.seed,
@@ -171,7 +181,7 @@ class RollingCheckpoint:
                 "data_key": self.data_key,
             },
         }
-        save_tensors(content, self.path)
+        save_tensors(_sealed(content), self.path)
         self._claim_path.unlink(missing_ok=True)
         # In this order: when we are killed between the two, best.pth can be had from the checkpoint.
         if is_best:
@@ -190,14 +200,25 @@ class RollingCheckpoint:
                 f"{display_path(self.path)}: no checkpoint of this script (lacks {', '.join(missing)}); "
                 f"{self._remedy('is corrupt')}"
             )
+        for key, kind in KINDS.items():
+            if type(content[key]) is not kind or (kind is int and not 0 <= content[key] < 2**32):
+                raise UserError(
+                    f"{display_path(self.path)}: {key}: found {type(content[key]).__name__}, expected {kind.__name__}; "
+                    f"{self._remedy('is corrupt')}"
+                )
         self._mismatches = self._compare(content)
         if self._mismatches:
             return None
         state = content["resume_state"]
-        found = state.get("version") if isinstance(state, dict) else None
-        if found != VERSION or not isinstance(content["epoch"], int):
+        if state.get("version") != VERSION:
             raise UserError(
-                f"{display_path(self.path)}: format version {found}, expected {VERSION}; {self._remedy('is too old')}"
+                f"{display_path(self.path)}: has another format than this version of the program, {VERSION}; "
+                f"{self._remedy('is too old')}"
+            )
+        if state.get("digest") != _seal_of(content):
+            raise UserError(
+                f"{display_path(self.path)}: its content is not what was saved (the checksum in it is another); "
+                f"{self._remedy('is corrupt')}"
             )
         if content["epoch"] + 1 < self._max_epoch:
             logger.info(f"✅ Valid checkpoint found: will resume from epoch {content['epoch'] + 2}")
@@ -207,7 +228,7 @@ class RollingCheckpoint:
         """Where the checkpoint is another run's."""
         pairs = (
             ("seed", content["seed"], self.identity.seed),
-            ("dataset", content["dataset"], self.identity.dataset),
+            ("dataset", content["dataset"][:100], self.identity.dataset),
             ("distill", content["distill_enabled"], self.identity.distill_enabled),
         )
         return [f"{name}={found} vs {own}" for name, found, own in pairs if found != own]
@@ -242,7 +263,7 @@ class RollingCheckpoint:
             state = load_tensors(self.best_path)
         except UserError:
             return False
-        return isinstance(state, dict) and _digest(state) == self._best_digest
+        return content_digest(state) == self._best_digest
 
     def _remedy(self, trouble: str) -> str:
         return (
@@ -260,15 +281,14 @@ def _read_text(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
 
 
-def _digest(state: dict[str, Tensor]) -> str:
-    """Hash of names and values of a state dict."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in state.items():
-        digest.update(str(name).encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the checksum of what training goes on with."""
+    return content | {"resume_state": content["resume_state"] | {"digest": _seal_of(content)}}
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    state = {key: value for key, value in content["resume_state"].items() if key != "digest"}
+    return content_digest(content | {"resume_state": state, "wandb_run_id": None})
 
 
 def on_cpu(value: Any) -> Any:

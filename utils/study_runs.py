@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
+import torch
 from loguru import logger
 from optuna.trial import TrialState
 
@@ -93,9 +94,9 @@ class Worker:
         logger.info("baseline: training without a teacher")
         try:
             result = self._run([VANILLA], folder, self.study.seed)
-        except (StorageError, WriteError):
-            raise
         except Exception as error:
+            if _is_machine_trouble(error):
+                raise
             take_signals()  # may have come up as another error
             logger.error(f"baseline: failed: {_reason(error)}")
             self.study.note("baseline_error", _reason(error))
@@ -149,9 +150,11 @@ class Worker:
             reports, facts = self.study.trials()[claim.number].intermediate_values, self._model_facts(claim.folder)
             told = f"pruned after epoch {len(reports)}, best {max(reports.values()):.4f}"
             return TrialState.PRUNED, None, facts, told
-        except (StorageError, WriteError, TakenOverError):
-            raise  # not the trial's fault; it can be taken up when the storage is back, or the disk has room
+        except TakenOverError:
+            raise
         except Exception as error:
+            if _is_machine_trouble(error):
+                raise  # the trial can be taken up when storage or GPU are back, or the disk has room
             take_signals()
             # Not "pruned": a trial that crashes has said nothing about its values, and samplers learn from those.
             return TrialState.FAIL, None, {"error": _reason(error)}, f"failed: {_reason(error)}"
@@ -242,6 +245,13 @@ class Worker:
         wandb = self.study.config.wandb
         parts = [wandb.run_name or self.study.name, *folder.relative_to(self.study.folder).parts]
         return override_texts({"wandb.run_name": "_".join(parts)}) if wandb.enable else []
+
+
+def _is_machine_trouble(error: Exception) -> bool:
+    """Whether it is not the fault of what was being trained: the next trial would meet it too."""
+    if isinstance(error, OSError):
+        return error.errno is not None and not isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, StorageError | WriteError | torch.AcceleratorError)
 
 
 def _digest(path: Path) -> str:

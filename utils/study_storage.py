@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from utils.config import display_path
 from utils.config_sections import OptunaConfig
 from utils.errors import UserError
-from utils.files import file_lock, make_folder
+from utils.files import file_lock, make_folder, write_error
 from utils.signals import take_signals
 
 Result = TypeVar("Result")
@@ -120,7 +120,7 @@ class Journal(JournalFileBackend):
         try:
             super().append_logs(logs)
         except OSError as error:
-            raise StorageError(f"{display_path(self._path)}: cannot be written ({error.strerror})") from None
+            raise StorageError(str(write_error(self._path, error))) from None
 
 
 def open_journal(folder: Path) -> JournalStorage:

@@ -10,6 +10,7 @@ from models.lmtad import LMTAD
 from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
 from utils.config import display_path
 from utils.device import Precision
+from utils.digest import content_digest
 from utils.errors import UserError
 from utils.rolling_checkpoint import on_cpu
 from utils.teacher_file import save_teacher
@@ -41,12 +42,13 @@ class TeacherCheckpoint:
         remedy = f"to train from scratch, rm {display_path(self.path)} and run the same command again"
         try:
             content = load_tensors(self.path)
-            found = content["identity"]
-        except (UserError, KeyError, TypeError) as error:
+            digest, found = content.pop("digest"), content["identity"]
+        except (UserError, KeyError, TypeError, AttributeError) as error:
             reason = error if isinstance(error, UserError) else f"{display_path(self.path)}: no teacher's checkpoint"
             raise UserError(f"{reason}; {remedy}") from None
         self._check_owned(content.get("weights"))
-        if found != self.identity:
+        intact = digest == content_digest(content)
+        if intact and found != self.identity:
             changed = [
                 f"{key}={found.get(key)} vs {own}" for key, own in self.identity.items() if found.get(key) != own
             ]
@@ -54,6 +56,11 @@ class TeacherCheckpoint:
             logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
             self.path.unlink()
             return
+        if not intact:
+            raise UserError(
+                f"{display_path(self.path)}: its content is not what was saved (the checksum in it is another); "
+                f"{remedy}"
+            )
         fit_state_dict(model, content["model_state_dict"], self.path, remedy)
         optimizer.load_state_dict(content["optimizer_state_dict"])
         precision.load_scaler(content["scaler"])
@@ -79,7 +86,7 @@ class TeacherCheckpoint:
             "optimizer_state_dict": on_cpu(optimizer.state_dict()),
             "scaler": precision.scaler.state_dict(),
         }
-        save_tensors(content, self.path)
+        save_tensors(content | {"digest": content_digest(content)}, self.path)
         if is_best:
             self._save_weights(model)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.lmtad import LMTAD, LMTADConfig
 from utils.checkpoint import load_tensors, save_tensors, state_dict_of
 from utils.config import display_path
+from utils.digest import content_digest
 from utils.errors import UserError
 from utils.foreign_pickle import attributes_of, load_foreign, unknown_classes
 
@@ -70,7 +71,12 @@ def save_teacher(
     content = _content(state_dict_of(model), asdict(model.config), grid, vocab)
     with _naming(path):
         content = _normalised(content)
-    save_tensors(content, path)
+    write_teacher(path, content)
+
+
+def write_teacher(path: Path, content: dict[str, Any]) -> None:
+    """Write the content of a teacher file, with a checksum of the weights."""
+    save_tensors(content | {"digest": content_digest(dict(content["state_dict"]))}, path)
 
 
 def export_checkpoint(
@@ -162,6 +168,10 @@ def _read(content: Any) -> Teacher:
     grid = _read_grid(content.get("grid"))
     tokens, special = _read_tokens(content.get("vocab"), content.get("special_tokens"), config, grid)
     model = _read_model(config, content["state_dict"])
+    is_converted = any(value.dtype != torch.float32 for value in content["state_dict"].values())
+    # Files of other programs have no checksum, and it is not one of weights in half precision.
+    if content.get("digest", "") not in ("", content_digest(dict(model.state_dict()))) and not is_converted:
+        raise ValueError("its weights are not those that were saved (the checksum in it is another)")
     return Teacher(model, grid, tokens, special["SOT"], special.get("EOT"), special.get("PAD"))
 
 

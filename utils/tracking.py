@@ -18,15 +18,14 @@ from utils.city import City
 from utils.config import Config, display_path
 from utils.errors import UserError
 from utils.events import read_rows, retire_events, trim_events
-from utils.files import folder_lock, make_folder, remove_temporary_files
+from utils.files import folder_lock, make_folder, remove_temporary_files, write_error
 from utils.loader import BatchLoader
+from utils.log_file import add_log_file
 from utils.processes import ALONE, Processes
 from utils.training import BatchRecord, Metrics
 
 if TYPE_CHECKING:
     from utils.wandb_run import WandbRun
-
-LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss} | {message}"
 
 
 @dataclass
@@ -44,11 +43,12 @@ class Run:
         """Begin empty curves, or go on with those of an interrupted run, behind so many batches and epochs."""
         if not self.processes.is_first:
             return
-        if epochs:
-            trim_events(self.tensorboard, batches, epochs)
-        else:
-            retire_events(self.tensorboard)
-        self.writer = SummaryWriter(str(self.tensorboard))
+        with self._writing_curves():
+            if epochs:
+                trim_events(self.tensorboard, batches, epochs)
+            else:
+                retire_events(self.tensorboard)
+            self.writer = SummaryWriter(str(self.tensorboard))
 
     def start_wandb(self, config: Config, dataset: str, seed: int, run_id: str, model_bytes: int) -> None:
         """Let the W&B run `run_id` follow the curves, which are open; what it lacks of them is sent at once."""
@@ -61,19 +61,21 @@ class Run:
 
     def log_scalars(self, tag: str, points: list[tuple[int, float]]) -> None:
         """Points (step, value) of one curve."""
-        for step, value in points:
-            self.writer.add_scalar(tag, value, step)
-        self.writer.flush()
+        with self._writing_curves():
+            for step, value in points:
+                self.writer.add_scalar(tag, value, step)
+            self.writer.flush()
 
     def log_batches(self, records: list[BatchRecord]) -> None:
         """Losses and learning rate of batches, by the batch number."""
         if self.writer is None:
             return
         rows = [{k: v for k, v in dataclasses.asdict(record).items() if v is not None} for record in records]
-        for row in rows:
-            for name, value in row.items():
-                if name != "batch":
-                    self.writer.add_scalar(name, value, row["batch"])
+        with self._writing_curves():
+            for row in rows:
+                for name, value in row.items():
+                    if name != "batch":
+                        self.writer.add_scalar(name, value, row["batch"])
         if self.wandb is not None:
             self.wandb.log_rows(rows)
 
@@ -82,9 +84,10 @@ class Run:
         if self.writer is None:
             return
         values = {"val_next_step_acc": metrics.next_step_acc, "val_time_pred_mape": metrics.time_pred_mape}
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, epoch)
-        self.writer.flush()
+        with self._writing_curves():
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, epoch)
+            self.writer.flush()
         if self.wandb is not None:
             self.wandb.log_rows([{"epoch": epoch, **values}])
         logger.opt(raw=True).info(epoch_line(epoch, max_epoch, metrics, seconds, datetime.now()))
@@ -97,9 +100,19 @@ class Run:
     def close(self, succeeded: bool) -> None:
         """End the curves."""
         if self.writer is not None:
-            self.writer.close()
+            # What ended the run may be that they cannot be written.
+            with contextlib.nullcontext() if succeeded else contextlib.suppress(OSError):
+                self.writer.close()
         if self.wandb is not None:
             self.wandb.finish(exit_code=0 if succeeded else 1)
+
+    @contextlib.contextmanager
+    def _writing_curves(self) -> Iterator[None]:
+        """Turn what TensorBoard's writer raises, in its thread or in ours, into a `WriteError`."""
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.tensorboard, error) from None
 
 
 def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now: datetime) -> str:
@@ -160,7 +173,7 @@ def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Itera
             make_folder(folder)
         for folder in (save, tensorboard):
             remove_temporary_files(folder)
-        sink = logger.add(_new_log_file(log), format=LOG_FORMAT, level="INFO", diagnose=False)
+        sink = add_log_file(_new_log_file(log))
         run, succeeded = Run(save, log, tensorboard, processes), False
         try:
             yield run
