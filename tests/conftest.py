@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults.campaign import PROPERTY, table
 from helpers import chain, write_roads
 from hypothesis import settings
 from loguru import logger
@@ -19,6 +20,22 @@ torch.set_num_threads(1)
 # The same examples in every run, on slow machines too, and nothing written into the repository.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of our own."""
+    parser.addoption("--long", action="store_true", help="tests/faults: inject hundreds of faults, and print a table")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The table of the faults that were injected."""
+    if config.getoption("--long"):
+        reports = (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, []))
+        rows = [value for report in reports for name, value in report.user_properties if name == PROPERTY]
+        if rows:
+            terminalreporter.section("faults")
+            for line in table(rows):
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture

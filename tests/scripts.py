@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -80,8 +81,25 @@ def mini(script: str, *arguments: str) -> list[str]:
 class Script:
     """A running script of the project: a real process. Its output goes to the files `stdout` and `stderr`."""
 
-    def __init__(self, arguments: list[str], cwd: Path, terminal: int | None = None):
-        """Start `arguments[0]`, a path in the project; `terminal` takes the place of the file for stderr."""
+    def __init__(
+        self,
+        arguments: list[str],
+        cwd: Path,
+        terminal: int | None = None,
+        stdout: int | None = None,
+        fault: dict[str, object] | None = None,
+        file_size_limit: int = 0,
+    ):
+        """Start a script.
+
+        Args:
+            arguments: a path in the project, and the arguments of the script.
+            cwd: its working folder.
+            terminal: a descriptor in the place of the file for stderr.
+            stdout: the same for stdout.
+            fault: a fault of `faults/injector.py` that is to happen in it.
+            file_size_limit: largest size of a file that it may write, in bytes; 0 is no limit.
+        """
         self.arguments, self._code = arguments, None
         self._folder = tempfile.TemporaryDirectory(prefix="script-")
         self._stdout, self._stderr = (Path(self._folder.name) / name for name in ("stdout", "stderr"))
@@ -89,10 +107,15 @@ class Script:
             "arguments": [str(PROJECT / arguments[0]), *arguments[1:]],
             "cwd": str(cwd),
             "environment": script_environment(),
+            "fault": fault,
+            "file_size_limit": file_size_limit,
         }
-        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+        with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
             self._connection = _connect()
-            files = [stdout.fileno(), stderr.fileno() if terminal is None else terminal]
+            files = [
+                out.fileno() if stdout is None else stdout,
+                err.fileno() if terminal is None else terminal,
+            ]
             socket.send_fds(self._connection, [json.dumps(request).encode()], files)
         self._answers = self._connection.makefile("rb", buffering=0)  # unbuffered: select must see what is left
         self.pid = int(self._answers.readline())
@@ -174,9 +197,9 @@ def _connect() -> socket.socket:
     raise TimeoutError("the zygote does not answer")
 
 
-def run(arguments: list[str], cwd: Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, without a terminal, and give back what it printed."""
-    with Script(arguments, cwd) as script:
+def run(arguments: list[str], cwd: Path, timeout_s: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end, without a terminal, and give back what it printed; with the options of `Script`."""
+    with Script(arguments, cwd, **options) as script:
         code = script.wait(timeout_s)
         assert code is not None, f"{arguments} still runs after {timeout_s} s: {script.stderr[-500:]}"
         return subprocess.CompletedProcess(arguments, code, script.stdout, script.stderr)

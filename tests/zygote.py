@@ -7,6 +7,7 @@ files that the request names. The children are ordinary processes: they can be s
 
 import json
 import os
+import resource
 import runpy
 import socket
 import sys
@@ -78,6 +79,7 @@ def _become(request: dict, files: list[int]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    _prepare(request)
     script, *arguments = request["arguments"]
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).parent)
@@ -92,6 +94,16 @@ def _become(request: dict, files: list[int]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _prepare(request: dict) -> None:
+    """What the test wants of this process: a fault, a limit of the size of its files."""
+    if request["fault"]:
+        from faults.injector import Fault, install
+
+        install(Fault(**request["fault"]), Path(request["cwd"]))
+    if request["file_size_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size_limit"],) * 2)
 
 
 if __name__ == "__main__":

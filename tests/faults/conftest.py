@@ -1,0 +1,64 @@
+"""What the tests of faults share: undisturbed runs, and the counting."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.campaign import PROPERTY, Campaign, Tally
+from faults.programs import Program, Reference, reference_of
+
+PARTS = 8  # tests that the faults of a kind into a program are shared among, with --long
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests with the argument `part` run once, or in parts side by side."""
+    if "part" in metafunc.fixturenames:
+        metafunc.parametrize("part", range(PARTS if metafunc.config.getoption("--long") else 1))
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Program], Reference]:
+    """Undisturbed runs, each made when it is first asked for."""
+    made: dict[str, Reference] = {}
+
+    def reference(program: Program) -> Reference:
+        if program.name not in made:
+            made[program.name] = reference_of(program, tmp_path_factory.mktemp("reference"))
+        return made[program.name]
+
+    return reference
+
+
+@pytest.fixture
+def campaign(program: Program, references: Callable[[Program], Reference], tmp_path: Path) -> Campaign:
+    """Faults into `program`."""
+    return Campaign(program, references(program), tmp_path)
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[Tally], None]:
+    """Counts for the table, and fails where something was lost or came out differently."""
+
+    def judge(tally: Tally) -> None:
+        record_property(PROPERTY, tally.row)
+        assert tally.injected, "nothing was injected"
+        assert not tally.stories, "\n".join(tally.stories)
+
+    return judge
+
+
+@pytest.fixture
+def choose(request: pytest.FixtureRequest, part: int, program: Program) -> Callable[..., list[int]]:
+    """Which of some events are this test's."""
+    is_long = request.config.getoption("--long")
+
+    def chosen(events: list[int], few: int, many: int | None = None) -> list[int]:
+        """`few` of them at random; with --long `many` (None: all) of those of this part."""
+        rng = random.Random(f"{program} {part}")
+        if not is_long:
+            return sorted(rng.sample(events, 1 if program.name == "tune_hoser.py" else few))  # takes ten times as long
+        mine = events[part::PARTS]
+        return mine if many is None else sorted(rng.sample(mine, min(many, len(mine))))
+
+    return chosen
