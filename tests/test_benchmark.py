@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from scripts import make_mini_teacher, mini, run
 
 from models.hoser import HOSER
@@ -12,6 +13,7 @@ from utils.config import load_config
 from utils.loader import make_loaders
 from utils.machine_limit import count_flops, count_graph_bytes
 from utils.objective import Objective
+from utils.scale import growth
 
 PROMISED = (
     *("batch_size", "features_s", "csv_ms_per_trip", "warm_start_s", "loader_ms", "forward_ms", "backward_ms"),
@@ -38,6 +40,24 @@ def test_it_prints_a_table_and_writes_figures_and_a_trace_and_leaves_the_data_al
     trace = json.loads((project / "t.json").read_text())
     assert {path.name for path in (project / "data/Mini").iterdir()} - {".cache"} == names
     assert any("addmm" in event.get("name", "") for event in trace["traceEvents"])
+
+
+def test_growth_is_measured_over_five_cities_each_twice_the_one_before(project: Path) -> None:
+    command = ["tools/benchmark.py", "--scale", "1600", "800", "--config", "Mini.yaml", "--json", "growth.json"]
+    done = run(command, project, timeout_s=240)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((project / "growth.json").read_text())
+    assert [row["trips"] for row in rows] == [50, 100, 200, 400, 800]
+    assert all(0.8 < row["roads"] / size < 1.2 for row, size in zip(rows, (100, 200, 400, 800, 1600), strict=True))
+    assert all(row[name] > 0 for row in rows for name in ("read_s", "zones_s", "epoch_s", "validation_s"))
+    assert all(row["peak_rss_mb"] > 100 for row in rows)
+    assert done.stdout.splitlines()[-1].split()[0] == "exponent"
+
+
+def test_an_exponent_is_that_of_the_power_law() -> None:
+    rows = [{"roads": float(n), "linear": 3.0 * n, "square": 0.5 * n**2} for n in (10, 20, 40, 80, 160)]
+    assert growth(rows, "linear") == pytest.approx(1.0)
+    assert growth(rows, "square") == pytest.approx(2.0)
 
 
 def model_and_batch(project: Path, batch_size: int) -> tuple[HOSER, Objective, Batch]:
