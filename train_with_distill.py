@@ -26,9 +26,10 @@ from utils.command_line import add_data_arguments, add_device_argument, add_seed
 from utils.compilation import compile_model
 from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import choose_device, set_seed
-from utils.distillation import check_teacher, load_distillation
+from utils.digest import content_digest, file_digest
+from utils.distillation import check_teacher, load_distillation, teacher_path
 from utils.errors import UserError
-from utils.loader import BatchLoader, make_loaders
+from utils.loader import BatchLoader, data_keys, make_loaders
 from utils.objective import Objective
 from utils.processes import join_processes
 from utils.pruning import TrialReporter
@@ -132,20 +133,22 @@ def train(
     with processes.first_alone():
         city = load_city(dataset, config, data_dir)
         loaders = make_loaders(city, config, device, processes)
-    processes.check_same("training data", loaders["train"].data_key)
+    keys = data_keys(city, loaders)
     log_data(city, loaders, measure_baselines(loaders["val"]))
     objective = Objective(loaders["train"].statistics)
     if learns_from_teacher:
         with processes.first_alone():
             term = load_distillation(config.distill, dataset, city, loaders["train"])
         objective = dataclasses.replace(objective, kl=term, kl_weight=config.distill.lambda_)
+        keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
+    processes.check_same("data and teacher", content_digest(keys))
 
     # model
     set_seed(seed)
     model = HOSER(config, city.features).to(device)
     learner = Learner.of(model, config, loaders["train"])
     with processes.first_alone():
-        checkpoint.restore(learner, loaders["train"].data_key)
+        checkpoint.restore(learner, keys)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
     processes.check_same("checkpoint_latest.pth", f"{checkpoint.epochs_done:012x}")
     if config.training.compile:

@@ -56,11 +56,11 @@ def make_mini_project(folder: Path) -> Path:
     return folder
 
 
-def make_mini_teacher(folder: Path) -> Path:
+def make_mini_teacher(folder: Path, seed: int = 3) -> Path:
     """A teacher with random weights for the city of `make_mini_project`; returns `folder`."""
     city = read_road_network(folder / "data" / "Mini")
     grid = make_grid(city, cell_deg=0.001, downsample=1)
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     model = LMTAD(LMTADConfig(block_size=16, vocab_size=grid.num_cells + 3, n_layer=2, n_head=2, n_embd=16))
     for parameter in model.parameters():
         parameter.data.mul_(5.0)  # opinions strong enough to see

@@ -63,7 +63,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
     learner, settings_ = make_learner(), config_to_dict(config)
     checkpoint = RollingCheckpoint(folder, IDENTITY, settings_)
-    checkpoint.restore(learner, "data")
+    checkpoint.restore(learner, {"training data": "data"})
     for epoch in range(2):
         for _ in train_epoch(learner, loaders["train"], Objective(loaders["train"].statistics), 42, epoch, 0):
             pass
@@ -205,7 +205,7 @@ def restore(saved: Saved, folder: Path) -> dict[str, Tensor] | None:
     """The weights that training would go on with, or None where it starts from scratch."""
     checkpoint = RollingCheckpoint(folder, IDENTITY, saved.config)
     learner = saved.make_learner()
-    checkpoint.restore(learner, "data")
+    checkpoint.restore(learner, {"training data": "data"})
     return state_dict_of(learner.model) if checkpoint.epochs_done else None
 
 
@@ -349,7 +349,7 @@ def test_a_tampered_checkpoint_of_a_teacher(tmp_path: Path, data: st.DataObject)
     model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
     optimizer.step()
     checkpoint = TeacherCheckpoint(tmp_path, tmp_path / "weights.pt", identity)
-    checkpoint.save(model, optimizer, precision, 3.0)
+    checkpoint.save(model, optimizer, precision, 3.0, 5)
     original = torch.load(checkpoint.path, weights_only=True)
     content = data.draw(tampered(original)).content
     save(content, checkpoint.path)

@@ -137,6 +137,34 @@ def test_a_mistake_is_told_once_and_ends_all(project: Path) -> None:
     assert "Traceback" not in said.partition("error: the loss is ")[0]
 
 
+def test_a_mistake_of_one_process_is_told_and_nothing_else(project: Path) -> None:
+    """Only the second process meets it; the first one only sees that the other has gone."""
+    script = project / "script.py"
+    script.write_text(
+        f"""import sys
+sys.path.insert(0, {str(PROJECT)!r})
+from utils.command_line import run_command_line
+from utils.errors import UserError
+from utils.processes import join_processes
+
+def main():
+    processes = join_processes()
+    if processes.rank == 1:
+        raise UserError("the second process has no GPU")
+    processes.wait()
+
+run_command_line(main)
+"""
+    )
+    with torchrun(2, [str(script)], project) as group:
+        assert group.wait(120) == 1
+    said = (project / "stderr-2").read_text()
+    ours = said.partition("torch.distributed.elastic")[0]
+    assert "process 1: error: the second process has no GPU\n" in ours
+    assert "Connection closed" not in said
+    assert said.count("Traceback") == said.partition("ChildFailedError")[0].count("Traceback") <= 1  # torchrun's own
+
+
 def test_a_search_is_not_for_torchrun(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = run(mini("tools/tune_hoser.py", "--cuda", "-1", "--n_trials", "1"), project)

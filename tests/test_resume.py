@@ -269,6 +269,29 @@ def test_a_checkpoint_of_another_run_is_deleted_and_training_starts_fresh(
     assert content["distill_enabled"] is (arguments == [])
 
 
+def test_a_mismatched_checkpoint_whose_checksum_is_wrong_is_kept(copy: DistilledRun) -> None:
+    """Its seed may be what is damaged."""
+    planted = torch.load(_plant(copy, dataset="Beijing").checkpoint)
+    done = run(distill_command(epochs=1), copy.folder)
+    assert done.returncode == 0, done.stderr
+    assert "⚠️  Checkpoint mismatch (dataset=Beijing vs Mini)" in done.stderr
+    assert "kept as checkpoint_latest.pth.damaged" in done.stderr
+    assert torch.load(copy.save / "checkpoint_latest.pth.damaged")["epoch"] == planted["epoch"]
+    assert torch.load(copy.checkpoint)["epoch"] == 0
+
+
+def test_other_validation_trips_and_another_teacher_are_told_of(copy: DistilledRun) -> None:
+    val = copy.folder / "data" / "Mini" / "val.csv"
+    val.write_text("".join(val.read_text().splitlines(keepends=True)[:-1]))
+    make_mini_teacher(copy.folder, seed=4)
+    done = run(distill_command(epochs=EPOCHS + 1), copy.folder)
+    assert done.returncode == 0, done.stderr
+    assert "the validation data is not the same as so far\n" in done.stderr
+    assert "the teacher is not the same as so far\n" in done.stderr
+    assert "the training data is not" not in done.stderr
+    assert "the road network with its zones is not" not in done.stderr
+
+
 def _error_of(copy: DistilledRun, *arguments: str) -> str:
     before = {path: path.read_bytes() for path in copy.save.glob("*.pth")}
     done = run(distill_command(*arguments), copy.folder)

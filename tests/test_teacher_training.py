@@ -126,6 +126,29 @@ def test_other_settings_start_fresh_with_a_warning(trained: TeacherRun, tmp_path
     assert load_teacher(TeacherRun(folder).weights).model.config.n_layer == 1
 
 
+def test_weights_of_another_training_are_set_aside(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(make_mini_project(tmp_path))
+    ours.save.mkdir(parents=True)
+    ours.weights.write_bytes(trained.weights.read_bytes())  # had from elsewhere
+    for setting, count in (("n_layer=1", 1), ("n_head=1", 2), ("n_head=1", 2)):
+        done = run([*COMMAND, "--set", f"teacher.{setting}", "--set", "teacher.max_epoch=1"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert len(list(ours.save.glob("weights.earlier-*.pt"))) == count
+    assert (ours.save / "weights.earlier-1.pt").read_bytes() == trained.weights.read_bytes()
+    assert load_teacher(ours.save / "weights.earlier-2.pt").model.config.n_layer == 1
+    assert load_teacher(ours.weights).model.config.n_head == 1
+
+
+def test_a_training_goes_on_with_another_batch_size_and_tells_so(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    done = run([*COMMAND, "--set", "teacher.batch_size=60", "--set", "teacher.max_epoch=6"], folder)
+    assert done.returncode == 0, done.stderr
+    assert "teacher.batch_size was 20 so far, and is 60 now" in done.stderr
+    assert "✅ Resumed from checkpoint: epoch 6" in done.stderr
+    assert [step for step, _ in TeacherRun(folder).curves["teacher_loss"]] == list(range(5 * 6 + 2))
+
+
 def test_a_damaged_checkpoint_is_an_error_that_says_how_to_go_on(trained: TeacherRun, tmp_path: Path) -> None:
     folder = tmp_path / "project"
     shutil.copytree(trained.folder, folder)

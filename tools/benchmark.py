@@ -36,7 +36,7 @@ def main() -> None:
         type=int,
         nargs=2,
         metavar=("ROADS", "TRIPS"),
-        help="instead of a data set, five synthetic cities up to this size: how time and memory grow",
+        help="instead of a data set, five synthetic cities up to this size, on the CPU: how time and memory grow",
     )
     args = parser.parse_args()
     if (args.dataset is None) == (args.scale is None):

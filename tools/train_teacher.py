@@ -18,6 +18,7 @@ import utils.quiet_start  # noqa: F401
 
 from loguru import logger
 
+from utils.checkpoint import size_bytes
 from utils.city import find_folder, load_city
 from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
 from utils.config import Config, display_path, load_config
@@ -73,23 +74,24 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
         "seed": args.seed,
         "grid": [grid.rows, grid.columns],
         "data": splits["train"].data_key,
-        **{key: value for key, value in dataclasses.asdict(settings).items() if key != "max_epoch"},
+        **{key: getattr(settings, key) for key in ("n_layer", "n_head", "n_embd", "block_size")},
     }
-    checkpoint = TeacherCheckpoint(run.save, weights, identity)
+    checkpoint = TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings))
     checkpoint.restore(model, optimizer, precision)
+    checkpoint.warn_of_a_full_disk(size_bytes(model))
     first_epoch = len(checkpoint.perplexities)
-    run.open_curves(batches=first_epoch * num_batches, epochs=first_epoch)
+    run.open_curves(checkpoint.batches_done, epochs=first_epoch)
     with held_signals():
         for epoch in range(first_epoch, settings.max_epoch):
-            began = time.monotonic()
+            began, first_batch = time.monotonic(), checkpoint.batches_done
             records = train_teacher_epoch(
-                model, splits["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch
+                model, splits["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch, first_batch
             )
             for some in records:
                 run.log_scalars("teacher_loss", some)
             value = perplexity(model, splits["val"], precision)
             run.log_scalars("val_perplexity", [(epoch + 1, value)])
-            checkpoint.save(model, optimizer, precision, value)
+            checkpoint.save(model, optimizer, precision, value, first_batch + num_batches)
             logger.info(
                 f"teacher epoch {epoch + 1}/{settings.max_epoch}: val_perplexity {value:.4f}, "
                 f"{time.monotonic() - began:.1f} s"

@@ -38,6 +38,8 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
     try:
         # torch.load does not look at the checksums that its own file format carries.
         with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise UserError(f"{shown}: unpacks to more than its own size, which no file of torch does")
             damaged = archive.testzip()
         if damaged is not None:
             raise UserError(f"{shown}: damaged (checksum of {damaged} is wrong)")

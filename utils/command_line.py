@@ -19,6 +19,23 @@ from utils.signals import listen_to_signals, received_signal
 WORDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
+class Others:
+    """The other processes of the same run, as far as they have failed: the first to do so tells why."""
+
+    def have_failed(self, one_more: bool = False) -> bool:
+        """Whether one has failed before; with `one_more`, this one now has."""
+        return False
+
+
+_others = Others()
+
+
+def fail_beside(others: Others) -> None:
+    """Be silent about what another process has told already."""
+    global _others
+    _others = others
+
+
 def run_command_line(main: Callable[[], None], kept: str = "files already written are complete") -> None:
     """Run `main` as a program: a `UserError` becomes one line on stderr and exit code 1.
 
@@ -35,8 +52,11 @@ def run_command_line(main: Callable[[], None], kept: str = "files already writte
         number = received_signal()
         if number is not None:
             word, code = WORDS[number]
-            logger.warning(f"{word}: {kept}")
+            if not _others.have_failed():  # whoever starts several processes ends all when one has failed
+                logger.warning(f"{word}: {kept}")
             sys.exit(code)
+        if not isinstance(error, SystemExit) and _others.have_failed(one_more=True):
+            sys.exit(1)
         if isinstance(error, UserError):
             logger.error(f"error: {error}")
             sys.exit(1)
@@ -75,6 +95,8 @@ def _machine_trouble(error: BaseException) -> str | None:
     reason = next(iter(str(error).splitlines()), "")[:200].rstrip(".")
     if "OutOfMemoryError" in names:
         return f"the GPU's memory is full ({reason}); lower optimizer_config.batch_size"
+    if names & {"DistBackendError", "DistNetworkError"} or (names & {"RuntimeError"} and "gloo" in reason):
+        return f"another process of this run has ended, or cannot be reached ({reason})"
     if "AcceleratorError" in names:
         return f"the GPU has failed ({reason})"
     if "MemoryError" in names or (names & {"RuntimeError"} and "can't allocate memory" in reason):
@@ -82,13 +104,13 @@ def _machine_trouble(error: BaseException) -> str | None:
     return None
 
 
-def log_to_terminal() -> None:
-    """Messages go to stderr as they are, above any progress bar."""
+def log_to_terminal(level: str = "INFO", prefix: str = "") -> None:
+    """Messages of this level or a higher one go to stderr as they are, above any progress bar."""
     logger.remove()
     logger.add(
-        lambda message: tqdm.write(message, file=sys.stderr, end=""),
+        lambda message: tqdm.write(f"{prefix}{message}", file=sys.stderr, end=""),
         format="{message}",
-        level="INFO",
+        level=level,
         filter=lambda record: not record["extra"].get("file_only"),
     )
 

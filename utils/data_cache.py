@@ -26,10 +26,15 @@ TRIPS_VERSION = 1
 def load_network(folder: Path) -> RoadNetwork:
     """The road network of a data set, from the cache if it was made of the same files."""
     paths = folder / "roadmap.geo", folder / "roadmap.rel"
-    cache = cache_folder(folder) / f"network-{_key(f'network {NETWORK_VERSION}', paths)}.pt"
+
+    def key() -> str:
+        return _key(f"network {NETWORK_VERSION}", paths)
+
+    cache = cache_folder(folder) / f"network-{key()}.pt"
     network = _read(cache, RoadNetwork)
     if network is None:
         network = read_road_network(folder)
+        _check_unchanged(cache, key(), folder)
         _write(network, cache, "network")
     return network
 
@@ -37,11 +42,15 @@ def load_network(folder: Path) -> RoadNetwork:
 def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str) -> Trips:
     """Trips of a split, from the cache if it was made of the same file and relations."""
     path = folder / f"{split}.csv"
-    key = _key(f"trips {TRIPS_VERSION}", [path], (network.reach_ptr, network.reach_road))
-    cache = cache_folder(folder) / f"{split}-{key}.pt"
+
+    def key() -> str:
+        return _key(f"trips {TRIPS_VERSION}", [path], (network.reach_ptr, network.reach_road))
+
+    cache = cache_folder(folder) / f"{split}-{key()}.pt"
     trips = _read(cache, Trips)
     if trips is None:
         trips = read_trips(path, network, on_bad_trip)
+        _check_unchanged(cache, key(), path)
         _write(trips, cache, split)
     if trips.skipped and on_bad_trip == "error":
         # The cache was made by a run that skips; read again for the error of a run that does not.
@@ -70,6 +79,12 @@ def _key(version: str, paths: Iterable[Path], arrays: Iterable[np.ndarray] = ())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _check_unchanged(cache: Path, key: str, path: Path) -> None:
+    """What was read must be what the key of its cache is made of."""
+    if not cache.name.endswith(f"-{key}.pt"):
+        raise UserError(f"{display_path(path)}: has changed while it was read; run the command again")
 
 
 def _read(cache: Path, kind: type) -> Any:

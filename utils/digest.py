@@ -1,6 +1,7 @@
 """A hash of what stands in a checkpoint: it notices a content that parses and is not what was saved."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,14 @@ def content_digest(content: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
     _add(digest, content)
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Hash of a file; empty if there is none."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _add(digest: "hashlib.blake2b", value: Any) -> None:

@@ -67,8 +67,17 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def atomic_copy(source: Path, target: Path) -> None:
-    """Replace `target` by a byte-for-byte copy of `source`, all or nothing."""
-    atomic_write(target, lambda file: file.write(source.read_bytes()))
+    """Replace `target` by a byte-for-byte copy of `source`, all or nothing.
+
+    Raises:
+        WriteError: as `atomic_write`.
+        UserError: `source` cannot be read.
+    """
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise UserError(f"{display_path(source)}: cannot be read ({error.strerror})") from None
+    atomic_write(target, lambda file: file.write(content))
 
 
 def remove_temporary_files(folder: Path, name: str = "") -> None:
@@ -199,10 +208,8 @@ def _os_error_in(error: BaseException | None) -> OSError | None:
     return error
 
 
-def write_error(path: Path, error: OSError) -> WriteError:
+def write_error(path: Path, error: OSError, kept: str = "what was there before is unchanged") -> WriteError:
     """What to tell the user of an error that the system gave while `path` was written."""
     reason = f"[Errno {error.errno}] {error.strerror}" if error.errno else str(error)
     advice = f"; {REMEDIES}" if error.errno in FULL else ""
-    return WriteError(
-        f"{display_path(path)}: cannot be written (OSError: {reason}); what was there before is unchanged{advice}"
-    )
+    return WriteError(f"{display_path(path)}: cannot be written (OSError: {reason}); {kept}{advice}")

@@ -14,6 +14,7 @@ from models.inputs import AttentionGroup, Batch, TensorRecord
 from models.ragged import ragged_arange
 from utils.city import City
 from utils.config import Config
+from utils.digest import content_digest
 from utils.errors import UserError
 from utils.geometry import EARTH_RADIUS_M, unit_vectors
 from utils.processes import ALONE, Processes
@@ -301,6 +302,15 @@ def make_loaders(
         )
     tables, statistics = RoadTables.of(city.network).to(device), TimeStatistics.of(trips["train"])
     return {split: make_loader(trips[split], tables, statistics, config, device, split, processes) for split in trips}
+
+
+def data_keys(city: City, loaders: dict[str, BatchLoader]) -> dict[str, str]:
+    """Hashes of what training depends on, by what it is."""
+    return {
+        "training data": loaders["train"].data_key,
+        "validation data": loaders["val"].data_key,
+        "road network with its zones": content_digest(vars(city.features)),
+    }
 
 
 def make_loader(

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from loguru import logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.command_line import Others, fail_beside, log_to_terminal
 from utils.errors import UserError
 from utils.progress import HIDDEN
 
@@ -74,20 +74,37 @@ class Processes:
 ALONE = Processes()
 
 
+class _Failures(Others):
+    """Failures of all processes, counted in torchrun's store, which outlives them."""
+
+    def __init__(self, store: dist.Store):
+        self._store = store
+
+    def have_failed(self, one_more: bool = False) -> bool:
+        try:
+            return self._store.add("count", int(one_more)) > one_more
+        except RuntimeError:  # torchrun itself has gone
+            return False
+
+
 def join_processes() -> Processes:
     """Join the processes that torchrun has started; without it, this one is alone.
 
-    All but the first fall silent.
+    All but the first tell of nothing but errors, and of these only the first one is told of.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "RANK" not in os.environ:
         return ALONE
     processes = Processes(int(os.environ["RANK"]), count, int(os.environ.get("LOCAL_RANK", "0")))
     if not processes.is_first:
-        logger.remove()
+        log_to_terminal("ERROR", f"process {processes.rank}: ")
         os.environ[HIDDEN] = "1"
     # Both, since numbers on the host are added up as well.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, rank, size = next(dist.rendezvous("env://"))
+    fail_beside(_Failures(dist.PrefixStore("failures", store)))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
+    )
     atexit.register(dist.destroy_process_group)
     return processes

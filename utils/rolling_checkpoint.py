@@ -64,12 +64,14 @@ class RollingCheckpoint:
         """
         self.path, self.best_path = folder / "checkpoint_latest.pth", folder / "best.pth"
         self._claim_path = folder / ".wandb_run_id"  # until the first checkpoint has it
-        self.identity, self.config, self.data_key, self._writes = identity, config, "", writes
+        self.identity, self.config, self._writes = identity, config, writes
+        self.data_keys: dict[str, str] = {}
         self.validations: list[Metrics] = []
         self.wandb_run_id: str | None = None
         self.batches_done = 0  # through all epochs; those of an epoch may change between the parts of a run
         self._best_digest = ""
         self._mismatches: list[str] = []
+        self._is_intact = True
         self._content = self._read()
         self.epochs_found = self._content["epoch"] + 1 if self._content else 0
 
@@ -91,21 +93,18 @@ class RollingCheckpoint:
     def best_val_acc(self) -> float:
         return self.validations[self.best_epoch - 1].next_step_acc
 
-    def restore(self, learner: Learner, data_key: str) -> None:
+    def restore(self, learner: Learner, data_keys: dict[str, str]) -> None:
         """Put model, optimizer and gradient scaler into the state of the checkpoint, if there is one.
 
-        `data_key` is a hash of the training data.
+        `data_keys` are hashes of what the training depends on, by what it is.
 
         Raises:
             UserError: it is of another architecture, or best.pth is not the file that goes with it.
         """
-        self.data_key = data_key
+        self.data_keys = data_keys
         if self._mismatches:
             # Not before all that the new run needs has been found in order.
-            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(self._mismatches)})")
-            logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
-            if self._writes:
-                self.path.unlink()
+            self._drop_mismatched()
         if self._content is None:
             return
         content, state = self._content, self._content["resume_state"]
@@ -178,7 +177,7 @@ class RollingCheckpoint:
                 "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
                 "best_digest": self._best_digest,
                 "config": self.config,
-                "data_key": self.data_key,
+                "data_keys": self.data_keys,
             },
         }
         save_tensors(_sealed(content), self.path)
@@ -206,16 +205,17 @@ class RollingCheckpoint:
                     f"{display_path(self.path)}: {key}: found {type(content[key]).__name__}, expected {kind.__name__}; "
                     f"{self._remedy('is corrupt')}"
                 )
+        state = content["resume_state"]
+        self._is_intact = state.get("digest") == _seal_of(content)
         self._mismatches = self._compare(content)
         if self._mismatches:
             return None
-        state = content["resume_state"]
         if state.get("version") != VERSION:
             raise UserError(
                 f"{display_path(self.path)}: has another format than this version of the program, {VERSION}; "
                 f"{self._remedy('is too old')}"
             )
-        if state.get("digest") != _seal_of(content):
+        if not self._is_intact:
             raise UserError(
                 f"{display_path(self.path)}: its content is not what was saved (the checksum in it is another); "
                 f"{self._remedy('is corrupt')}"
@@ -233,6 +233,19 @@ class RollingCheckpoint:
         )
         return [f"{name}={found} vs {own}" for name, found, own in pairs if found != own]
 
+    def _drop_mismatched(self) -> None:
+        """Remove another run's checkpoint; one whose checksum is wrong may be ours with a damaged name, and is kept."""
+        logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(self._mismatches)})")
+        logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
+        if not self._writes:
+            return
+        if self._is_intact:
+            self.path.unlink()
+            return
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        self.path.replace(aside)
+        logger.warning(f"its content is not what was saved (the checksum in it is another): kept as {aside.name}")
+
     def _tell_changes(self, state: dict[str, Any]) -> None:
         """Settings and data may change between the parts of a run; it is then no longer the same run."""
         old, new = (flatten(config) for config in (state["config"], self.config))
@@ -242,8 +255,9 @@ class RollingCheckpoint:
             logger.warning(f"{key} was {old.get(key)} so far, and is {new.get(key)} now")
             if key == "optimizer_config.max_epoch":
                 logger.info("the learning-rate schedule goes on as that of the new number of epochs")
-        if state["data_key"] != self.data_key:
-            logger.warning("the training data is not the same as so far")
+        for name, key in self.data_keys.items():
+            if state["data_keys"].get(name, key) != key:
+                logger.warning(f"the {name} is not the same as so far")
 
     def _check_best(self, latest: dict[str, Tensor]) -> None:
         """best.pth must be the file that the checkpoint was saved with."""

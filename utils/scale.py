@@ -17,18 +17,31 @@ from utils.city import load_city
 from utils.config import PROJECT, Config, config_to_dict, load_config
 from utils.data_cache import load_network, load_trips
 from utils.device import keep_freed_memory, set_seed
+from utils.errors import UserError
 from utils.loader import make_loaders
 from utils.objective import Objective
 from utils.synthetic_city import CitySpec, build_city
 from utils.training import Learner, evaluate, train_epoch
+from utils.zones import ZONE_KEY
 
 SIZES = 5
+LEAST_TRIPS = 20
 MEASURED = ("read_s", "zones_s", "epoch_s", "validation_s", "total_s", "peak_rss_mb")
 
 
 def measure_growth(config: Config, roads: int, trips: int) -> list[dict[str, float]]:
-    """Figures of five cities, the largest with so many roads and trips; built in a temporary folder."""
-    rows = []
+    """Figures of five cities, the largest with so many roads and trips; built in a temporary folder.
+
+    Raises:
+        UserError: the smallest would be too small, or one cannot be trained.
+    """
+    rows, zones = [], config.road_network_encoder_config.zone_id_num_embeddings
+    least_roads, least_trips = (2 * zones) << (SIZES - 1), LEAST_TRIPS << (SIZES - 1)
+    if roads < least_roads or trips < least_trips:
+        raise UserError(
+            f"--scale {roads} {trips}: expected at least {least_roads} roads and {least_trips} trips: the first city "
+            f"has a sixteenth of them, and {ZONE_KEY} is {zones}"
+        )
     for halvings in reversed(range(SIZES)):
         with tempfile.TemporaryDirectory(prefix="scale-") as name:
             folder = Path(name) / "city"
@@ -63,8 +76,9 @@ def _in_a_process_of_its_own(folder: Path, config: Config) -> dict[str, float]:
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
     )
+    if done.returncode:
+        raise UserError(f"{folder.name}: the measurement has ended with exit code {done.returncode}; see above")
     return json.loads(done.stdout)
 
 

@@ -262,8 +262,16 @@ class SharedStudy:
             except FolderInUseError:
                 continue
             self._seed_sampler(found.number)
+            optuna.Trial(self.study, found._trial_id)  # the sampler draws as it did for `ask`
             return self._own(stack, found._trial_id, is_taken_up=True)
         return None
+
+    def _draw_again(self, trial: OwnedTrial) -> None:
+        """Bring the sampler to where it was when a process died between two values of a new trial."""
+        found = self._storage.get_trial(trial._trial_id)
+        for key in self.space.distributions:
+            if key in found.params and key not in trial.relative_params:
+                self.study.sampler.sample_independent(self.study, found, key, found.distributions[key])
 
     def _begin(self, stack: contextlib.ExitStack, total: int) -> Claim | None:
         """A new trial, if there should be more of them."""
@@ -282,6 +290,8 @@ class SharedStudy:
         """Make a trial ours in the eyes of all others."""
         stack.enter_context(Heartbeat(self._storage, trial_id))
         trial = OwnedTrial(self.study, trial_id, self._owner, self._patiently)
+        if is_taken_up:
+            self._draw_again(trial)
         for key, value in (
             ("owner", self._owner),
             ("place", self._place),

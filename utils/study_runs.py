@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import time
 import warnings
@@ -15,6 +14,7 @@ import torch
 from loguru import logger
 from optuna.trial import TrialState
 
+from utils.digest import file_digest
 from utils.errors import UserError
 from utils.files import FolderInUseError, WriteError, atomic_write, folder_lock
 from utils.search_space import override_texts
@@ -173,7 +173,7 @@ class Worker:
     @staticmethod
     def _model_facts(folder: Path) -> dict[str, str]:
         """What tells the model of a trial from one that another machine went on with."""
-        return {"model": _digest(folder / "best.pth")}
+        return {"model": file_digest(folder / "best.pth")}
 
     def tidy(self) -> None:
         """Keep best.pth of the best trials only, and checkpoint_latest.pth of none that has ended."""
@@ -183,7 +183,7 @@ class Worker:
         for rank, trial in enumerate(trials_by_rank(trials)):
             best = self.study.trial_folder(trial.number) / "best.pth"
             # Another one than the trial ended with: it was begun here, and ended on another machine.
-            if best.exists() and (rank >= self._keep or trial.user_attrs.get("model") != _digest(best)):
+            if best.exists() and (rank >= self._keep or trial.user_attrs.get("model") != file_digest(best)):
                 best.unlink(missing_ok=True)
 
     # Final runs ------------------------------------------------------------------------------------------------
@@ -252,14 +252,6 @@ def _is_machine_trouble(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno is not None and not isinstance(error, ConnectionError | TimeoutError)
     return isinstance(error, StorageError | WriteError | torch.AcceleratorError)
-
-
-def _digest(path: Path) -> str:
-    """Hash of a file; empty if there is none."""
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def trials_by_rank(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:

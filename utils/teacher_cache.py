@@ -15,6 +15,7 @@ from torch import Tensor
 from models.inputs import Batch
 from utils.checkpoint import load_tensors, save_tensors
 from utils.config import display_path
+from utils.disk_space import warn_if_short
 from utils.errors import UserError
 from utils.files import folder_lock, remove_temporary_files
 from utils.loader import BatchLoader
@@ -23,6 +24,7 @@ from utils.signals import take_signals
 from utils.teacher import TeacherReader
 
 VERSION = 1  # raise it when the content of the cache changes
+BYTES = 2  # of a candidate
 TRIPS_PER_PART = 1024
 TRIPS_PER_BATCH = 256
 
@@ -58,6 +60,8 @@ def cached_log_probs(reader: TeacherReader, loader: BatchLoader, folder: Path, k
             values = _read(path, loader)
             if values is None:
                 remove_temporary_files(parts)
+                size = BYTES * loader.num_candidates
+                warn_if_short(parts, 2 * size, parts.glob("*.pt"), spare=0)  # the parts, and all in one
                 values = _compute(reader, loader, parts)
                 save_tensors({"log_probs": values}, path)
             for part in parts.glob("*.pt"):

@@ -129,15 +129,16 @@ def train_teacher_epoch(
     max_norm: float,
     seed: int,
     epoch: int,
+    first_batch: int,
 ) -> Iterator[list[tuple[int, float]]]:
-    """Train one epoch (from 0); yields (batch number, loss) pairs, some at a time.
+    """Train one epoch (from 0), whose batches are counted from `first_batch`; yields (batch, loss), some at a time.
 
     Raises:
         UserError: a loss is not finite.
     """
     model.train()
     torch.manual_seed((seed + 1) * 1_000_003 + epoch)  # dropout
-    first_batch = epoch * trips.num_batches
+    first_step = epoch * trips.num_batches
     pending: list[Tensor] = []
     title = f"training teacher, epoch {epoch + 1}"
     bar = progress(trips.shuffled(seed, epoch), title, trips.num_batches, "batches")
@@ -146,7 +147,7 @@ def train_teacher_epoch(
         with precision.autocast():
             loss = _loss(model, inputs, targets, "mean")
         precision.scaler.scale(loss).backward()
-        optimizer_step(model, optimizer, precision, schedule.rate(first_batch + index + 1), max_norm)
+        optimizer_step(model, optimizer, precision, schedule.rate(first_step + index + 1), max_norm)
         pending.append(loss.detach())
         if len(pending) == READ_BACK or index + 1 == trips.num_batches:
             start = first_batch + index + 1 - len(pending)

@@ -112,7 +112,7 @@ class Run:
         try:
             yield
         except OSError as error:
-            raise write_error(self.tensorboard, error) from None
+            raise write_error(self.tensorboard, error, kept="the points written so far stay") from None
 
 
 def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now: datetime) -> str:
