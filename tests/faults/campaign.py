@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from faults.injector import Fault
-from faults.programs import Program, Reference, damage, left_over
+from faults.programs import PROGRAMS, Program, Reference, damage, left_over
 from scripts import Script, run
 
 HEADINGS = ("injected", "survived", "lost", "differing")
@@ -131,17 +132,19 @@ class Campaign:
         return [f"{key} differs" for key in keys if found.get(key) != expected.get(key)]
 
 
-def table(rows: Iterable[list[object]]) -> list[str]:
-    """What all tests have counted: a line for each kind of fault and program, and their sums."""
-    counts: dict[tuple[str, str], Counter[str]] = {}
+def table(rows: Iterable[list[Any]]) -> list[str]:
+    """What all tests have counted: a line for each kind of fault, with the faults into each program, and the sums."""
+    counts: dict[str, Counter[str]] = {}
     for program, kind, injected, lost, differing in rows:
-        counter = counts.setdefault((str(program), str(kind)), Counter())
-        survived = injected - lost - differing
-        counter.update(injected=injected, survived=survived, lost=lost, differing=differing)
-    lines = [f"{'program':<22} {'fault':<28}" + "".join(f"{name:>11}" for name in HEADINGS)]
-    total: Counter[str] = Counter()
-    for (program, kind), counter in sorted(counts.items()):
-        total.update(counter)
-        lines.append(f"{program:<22} {kind:<28}" + "".join(f"{counter[name]:>11,}" for name in HEADINGS))
-    lines.append(f"{'all':<22} {'':<28}" + "".join(f"{total[name]:>11,}" for name in HEADINGS))
+        found = {program: injected, "injected": injected, "lost": lost, "differing": differing}
+        found["survived"] = injected - lost - differing
+        counts.setdefault(kind, Counter()).update(found)
+    columns = [*(program.name.removesuffix(".py") for program in PROGRAMS), *HEADINGS]
+    names = [*(program.name for program in PROGRAMS), *HEADINGS]
+    widths = [max(len(column), 6) + 2 for column in columns]
+    total = sum(counts.values(), Counter())
+    lines = ["fault".ljust(30) + "".join(column.rjust(width) for column, width in zip(columns, widths, strict=True))]
+    for kind, counter in [*sorted(counts.items()), ("all", total)]:
+        cells = (f"{counter[name]:,}".rjust(width) for name, width in zip(names, widths, strict=True))
+        lines.append(kind.ljust(30) + "".join(cells))
     return lines
