@@ -26,7 +26,7 @@ from utils.command_line import add_data_arguments, add_device_argument, add_seed
 from utils.compilation import compile_model
 from utils.config import Config, config_to_dict, display_path, load_config
 from utils.device import choose_device, set_seed
-from utils.digest import content_digest, file_digest
+from utils.digest import file_digest
 from utils.distillation import check_teacher, load_distillation, teacher_path
 from utils.errors import UserError
 from utils.loader import BatchLoader, data_keys, make_loaders
@@ -141,7 +141,7 @@ def train(
             term = load_distillation(config.distill, dataset, city, loaders["train"])
         objective = dataclasses.replace(objective, kl=term, kl_weight=config.distill.lambda_)
         keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
-    processes.check_same("data and teacher", content_digest(keys))
+    processes.check_same("data and teacher", lambda: keys)
 
     # model
     set_seed(seed)
@@ -150,7 +150,7 @@ def train(
     with processes.first_alone():
         checkpoint.restore(learner, keys)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
-    processes.check_same("checkpoint_latest.pth", f"{checkpoint.epochs_done:012x}")
+    processes.check_same("checkpoint_latest.pth", lambda: checkpoint.validations)
     if config.training.compile:
         compile_model(model, loaders["train"], objective)
 

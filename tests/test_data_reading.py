@@ -530,3 +530,26 @@ def test_the_last_line_of_roadmap_geo_counts_also_without_a_line_end(mini_city: 
     replace_line(path, 122, '120,LineString,1,"[[1, 1], [2, 2]]",5,primary')
     path.write_bytes(path.read_bytes().rstrip())
     assert read_road_network(mini_city).center[120].tolist() == [1.5, 1.5]
+
+
+def test_data_that_changes_while_it_is_read_is_an_error_and_not_kept(
+    mini_city: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the cache of one content would hold another, for all later runs."""
+
+    def read_and_change(read):
+        def changed(path: Path, *arguments: Any) -> Any:
+            result = read(path, *arguments)
+            file = path / "roadmap.rel" if path.is_dir() else path
+            file.write_bytes(file.read_bytes()[:-1])
+            return result
+
+        return changed
+
+    network = read_road_network(mini_city)
+    monkeypatch.setattr("utils.data_cache.read_road_network", read_and_change(read_road_network))
+    monkeypatch.setattr("utils.data_cache.read_trips", read_and_change(read_trips))
+    again = "has changed while it was read; run the command again"
+    assert error_of(load_network, mini_city) == f"data/Mini: {again}"
+    assert error_of(load_trips, mini_city, "val", network, "error") == f"data/Mini/val.csv: {again}"
+    assert not list(mini_city.glob(".cache/*.pt"))

@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - a table of messages is read best with one case in a line
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -467,6 +468,17 @@ def test_a_damaged_checkpoint_is_refused_wherever_a_bit_flips(model: HOSER, work
 
 def test_a_checkpoint_that_is_not_there_is_named(model: HOSER, workplace: Path) -> None:
     assert error_of(load_model, model, workplace / "save" / "best.pth") == "save/best.pth: no such file"
+
+
+def test_an_archive_that_unpacks_to_more_than_its_own_size_is_refused(model: HOSER, workplace: Path) -> None:
+    """A small file could ask for any amount of memory."""
+    save_tensors({"weights": torch.zeros(100_000)}, workplace / "x.pth")
+    with zipfile.ZipFile("x.pth") as stored, zipfile.ZipFile("small.pth", "w", zipfile.ZIP_DEFLATED) as deflated:
+        for name in stored.namelist():
+            deflated.writestr(name, stored.read(name))
+    assert torch.load("small.pth")["weights"].shape == (100_000,)  # torch itself reads it
+    message = error_of(load_model, model, workplace / "small.pth")
+    assert message == "small.pth: unpacks to more than its own size, which no file of torch does"
 
 
 # Writing -------------------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 import atexit
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.command_line import Others, fail_beside, log_to_terminal
+from utils.digest import content_digest
 from utils.errors import UserError
 from utils.progress import HIDDEN
 
@@ -54,14 +56,16 @@ class Processes:
         if self.is_first:
             self.wait()
 
-    def check_same(self, what: str, digest: str) -> None:
-        """Make sure that all processes have the same, by its hexadecimal `digest`.
+    def check_same(self, what: str, value: Callable[[], Any]) -> None:
+        """Make sure that all processes have the same plain value, which one that is alone is not asked for.
 
         Raises:
             UserError: they have not; on all processes.
         """
-        number = int(digest[:12], 16)
-        if self.count > 1 and not bool(self.sum(torch.tensor(number)) == number * self.count):
+        if self.count == 1:
+            return
+        number = int(content_digest(value())[:12], 16)
+        if self.sum(torch.tensor(number)) != number * self.count:
             raise UserError(f"{what}: not the same in all {self.count} processes; expected the same files everywhere")
 
     def parallel(self, model: nn.Module) -> nn.Module:
