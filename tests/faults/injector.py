@@ -127,7 +127,12 @@ def install(fault: Fault, root: Path) -> None:
         return
     if fault.kind in ("forward", "backward"):
         watch_clock()
-    event = injector.event
+    watch_files(injector.event)
+    watch_os(injector.event)
+
+
+def watch_files(event: Callable[..., None]) -> None:
+    """Let what is opened with `open` report its changes."""
 
     class WatchedFile(io.FileIO):
         """Each write to the system is an event."""
@@ -161,13 +166,18 @@ def install(fault: Fault, root: Path) -> None:
         binary = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return binary if "b" in mode else io.TextIOWrapper(binary, encoding, errors, newline, buffering == 1)
 
+    io_open = io.open
+    io.open = builtins.open = watched_open
+
+
+def watch_os(event: Callable[..., None]) -> None:
+    """Let the functions of `os` that change files report it."""
+
     def watched_os_open(path: Any, flags: int, *args: Any, **options: Any) -> int:
         if flags & (os.O_CREAT | os.O_TRUNC):
             event("open", path)
         return os_open(path, flags, *args, **options)
 
-    io_open = io.open
-    io.open = builtins.open = watched_open
     os.open = watched_os_open
     # name in `os`, kind of event, place of the argument that is changed
     for name, kind, place in (
