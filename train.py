@@ -15,23 +15,35 @@ from loguru import logger
 
 from models.hoser import HOSER
 from utils.baselines import measure_baselines
-from utils.checkpoint import EpochCheckpoints, load_model, size_bytes
+from utils.checkpoint import EpochCheckpoints, size_bytes
 from utils.city import find_folder, load_city
 from utils.command_line import (
+    ONE_READER,
+    Kept,
     add_data_arguments,
     add_device_argument,
     add_seed_argument,
     run_command_line,
+    warn_of_unread,
 )
 from utils.compilation import compile_model
-from utils.config import Config, config_to_dict, display_path, load_config
+from utils.config import Config, describe_config, display_path, load_config
 from utils.device import choose_device, set_seed
 from utils.loader import data_keys, make_loaders
+from utils.memory import SMALLER_BATCHES, memory_advice
 from utils.objective import Objective
 from utils.processes import join_processes
 from utils.signals import held_signals
 from utils.tracking import Run, log_data, log_summary, open_run
 from utils.training import Learner, Metrics, evaluate, train_epoch
+from utils.weights import load_model
+
+UNREAD = {
+    **ONE_READER,
+    "distill": "vanilla training has no teacher",
+    "wandb": "vanilla training is not tracked by WandB",
+}
+kept = Kept("no epoch was finished")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,10 +60,8 @@ def main() -> None:
     config = load_config(args.dataset, args.config, args.overrides)
     device = choose_device(args.cuda, processes)
     with open_run(args.dataset, f"seed{args.seed}", processes) as run:
-        logger.info(f"configuration: {config_to_dict(config)}")
-        if config.wandb.enable:
-            logger.info("wandb.enable is for train_with_distill.py: vanilla training is not tracked by WandB")
-        run.open_curves()
+        logger.info(describe_config(config, args.dataset, args.config))
+        warn_of_unread(args.overrides, UNREAD, *["wandb.enable"] * config.wandb.enable)
         train(args, config, device, run)
 
 
@@ -62,7 +72,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     with processes.first_alone():
         city = load_city(args.dataset, config, args.data_dir)
         loaders = make_loaders(city, config, device, processes)
-    processes.check_same("data", lambda: data_keys(city, loaders))
+    processes.check_same("data", lambda: [data_keys(loaders), vars(city.features)])
     log_data(city, loaders, measure_baselines(loaders["val"]))
 
     # model
@@ -71,14 +81,15 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     learner = Learner.of(model, config, loaders["train"])
     objective = Objective(loaders["train"].statistics)
     if config.training.compile:
-        compile_model(model, loaders["train"], objective)
+        compile_model(model, loaders["train"], learner.precision)
 
     # epochs
     checkpoints = EpochCheckpoints(run.save, writes=processes.is_first)
     checkpoints.announce(config.optimizer_config.max_epoch, size_bytes(model))
+    run.open_curves()  # not before all that the run needs has been found in order: an earlier run's are put away
     validations: list[Metrics] = []
     seconds: list[float] = []
-    with held_signals():
+    with held_signals(), memory_advice(SMALLER_BATCHES):
         for epoch_id in range(config.optimizer_config.max_epoch):
             began = time.monotonic()
             first_batch = epoch_id * loaders["train"].num_batches
@@ -86,6 +97,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
                 run.log_batches(records)
             validations.append(evaluate(model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}"))
             checkpoints.save(model, validations[-1].next_step_acc)
+            kept.text = "the epochs saved so far stay; running again starts from scratch"
             seconds.append(time.monotonic() - began)
             run.log_epoch(epoch_id + 1, config.optimizer_config.max_epoch, validations[-1], seconds[-1])
 
@@ -99,4 +111,4 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
 
 
 if __name__ == "__main__":
-    run_command_line(main, kept="the epochs saved so far stay; running again starts from scratch")
+    run_command_line(main, kept=kept)

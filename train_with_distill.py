@@ -20,16 +20,25 @@ from loguru import logger
 
 from models.hoser import HOSER
 from utils.baselines import measure_baselines
-from utils.checkpoint import load_model, size_bytes
+from utils.checkpoint import size_bytes
 from utils.city import find_folder, load_city
-from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
+from utils.command_line import (
+    ONE_READER,
+    Kept,
+    add_data_arguments,
+    add_device_argument,
+    add_seed_argument,
+    run_command_line,
+    warn_of_unread,
+)
 from utils.compilation import compile_model
-from utils.config import Config, config_to_dict, display_path, load_config
+from utils.config import Config, config_to_dict, describe_config, display_path, flatten, load_config
 from utils.device import choose_device, set_seed
 from utils.digest import file_digest
-from utils.distillation import check_teacher, load_distillation, teacher_path
+from utils.distillation import check_teacher, introduce_teacher, load_distillation, teacher_path
 from utils.errors import UserError
 from utils.loader import BatchLoader, data_keys, make_loaders
+from utils.memory import SMALLER_BATCHES, memory_advice
 from utils.objective import Objective
 from utils.processes import join_processes
 from utils.pruning import TrialReporter
@@ -37,9 +46,14 @@ from utils.rolling_checkpoint import Identity, RollingCheckpoint
 from utils.signals import held_signals
 from utils.tracking import Run, log_data, log_summary, open_run
 from utils.training import Learner, Metrics, evaluate, train_epoch
+from utils.weights import load_model
 
 if TYPE_CHECKING:
     import optuna
+
+
+kept = Kept("no epoch was finished by this command; run it again to go on")
+EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to go on"
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--no-distill", action="store_true", help="train without a teacher, with this script's checkpoints and resume"
     )
+    parser.add_argument(
+        "--run_name",
+        metavar="NAME",
+        help="folder of the run below save/DATASET and so on (default: seed{N}_distill, or seed{N}_nodistill)",
+    )
     return parser.parse_args()
 
 
@@ -88,7 +107,7 @@ def main(
         seed: random seed.
         cuda: GPU number; -1 for the CPU.
         config_overrides: `section.key` -> value (or nested sections), or `section.key=value` texts.
-        run_name: folder below save/{dataset}/ and so on; by default seed{seed}_distill.
+        run_name: folder below save/{dataset}/ and so on; by default seed{seed}_distill, or seed{seed}_nodistill.
         optuna_trial: reports each epoch to this trial, which may prune the run.
         data_dir: folder of the data set, by default data/{dataset}.
         config_path: configuration file, by default config/{dataset}.yaml.
@@ -106,9 +125,22 @@ def main(
     if distill is not None:
         config = dataclasses.replace(config, distill=dataclasses.replace(config.distill, enable=distill))
     device = choose_device(cuda, processes)
-    with open_run(dataset, run_name or f"seed{seed}_distill", processes) as run:
-        logger.info(f"configuration: {config_to_dict(config)}")
+    mode = "distill" if config.distill.enable else "nodistill"
+    with open_run(dataset, run_name or f"seed{seed}_{mode}", processes) as run:
+        logger.info(describe_config(config, dataset, config_path))
+        if not isinstance(config_overrides, Mapping | None):
+            warn_of_unread(config_overrides, unread_keys(config))
         return train(dataset, seed, config, data_dir, device, run, TrialReporter(optuna_trial))
+
+
+def unread_keys(config: Config) -> dict[str, str]:
+    """Keys and sections that have no effect with this configuration, and why."""
+    unread = {name: reason for name, reason in ONE_READER.items() if name != "wandb"}
+    for section, reason in (("distill", "distill.enable is false"), ("wandb", "wandb.enable is false")):
+        names = flatten(config_to_dict(config)[section])
+        if not names.pop("enable"):
+            unread |= {f"{section}.{name}": reason for name in names}
+    return unread
 
 
 def train(
@@ -133,15 +165,17 @@ def train(
     with processes.first_alone():
         city = load_city(dataset, config, data_dir)
         loaders = make_loaders(city, config, device, processes)
-    keys = data_keys(city, loaders)
+    keys = data_keys(loaders)
     log_data(city, loaders, measure_baselines(loaders["val"]))
     objective = Objective(loaders["train"].statistics)
+    if config.distill.enable:
+        keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
     if learns_from_teacher:
         with processes.first_alone():
-            term = load_distillation(config.distill, dataset, city, loaders["train"])
-        objective = dataclasses.replace(objective, kl=term, kl_weight=config.distill.lambda_)
-        keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
-    processes.check_same("data and teacher", lambda: keys)
+            distillation = load_distillation(config.distill, dataset, city, loaders)
+        introduce_teacher(distillation, loaders, config.distill)
+        objective = dataclasses.replace(objective, kl=distillation.term, kl_weight=config.distill.lambda_)
+    processes.check_same("data and teacher", lambda: [keys, vars(city.features)])
 
     # model
     set_seed(seed)
@@ -152,7 +186,7 @@ def train(
     checkpoint.warn_of_a_full_disk(size_bytes(model))
     processes.check_same("checkpoint_latest.pth", lambda: checkpoint.validations)
     if config.training.compile:
-        compile_model(model, loaders["train"], objective)
+        compile_model(model, loaders["train"], learner.precision)
 
     # curves, which W&B may follow
     run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)
@@ -173,6 +207,7 @@ def train(
 
 
 @held_signals()
+@memory_advice(SMALLER_BATCHES)
 def train_epochs(
     learner: Learner,
     loaders: dict[str, BatchLoader],
@@ -184,8 +219,11 @@ def train_epochs(
 ) -> list[float]:
     """Train the epochs that the checkpoint has not; returns the seconds that each took."""
     first_epoch, max_epoch = checkpoint.epochs_done, learner.config.max_epoch
+    if first_epoch:
+        kept.text = EPOCHS_KEPT
     if first_epoch >= max_epoch:
-        logger.info(f"training is complete: all {max_epoch} epochs are done")
+        more = f", more than optimizer_config.max_epoch = {max_epoch}" if first_epoch > max_epoch else ""
+        logger.info(f"training is complete: all {first_epoch} epochs are done{more}")
     reporter.catch_up(checkpoint.validations, epochs_left=first_epoch < max_epoch)
 
     seconds: list[float] = []
@@ -199,6 +237,7 @@ def train_epochs(
         # The curves first: what a checkpoint counts as done is in them.
         run.log_epoch(epoch_id + 1, max_epoch, metrics, seconds[-1])
         checkpoint.save(learner, metrics, first_batch + loaders["train"].num_batches)
+        kept.text = EPOCHS_KEPT
         reporter.report(metrics.next_step_acc, epoch_id)
     return seconds
 
@@ -211,10 +250,11 @@ def command_line() -> None:
         args.cuda,
         args.overrides,
         data_dir=args.data_dir,
+        run_name=args.run_name,
         config_path=args.config,
         distill=False if args.no_distill else None,
     )
 
 
 if __name__ == "__main__":
-    run_command_line(command_line, kept="the epochs done so far are kept; run the same command again to go on")
+    run_command_line(command_line, kept=kept)

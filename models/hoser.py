@@ -1,6 +1,7 @@
 """HOSER (Cao et al., AAAI 2025): next road and travel time, given the trip so far and its destination."""
 
 import re
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ WHOLE_NETWORK_ROADS = 200_000
 class HOSER(nn.Module):
     """Road Network Encoder, Trajectory Encoder and Navigator.
 
-    Names of parameters and buffers are those of the published code, so that its state dicts load.
+    Names of parameters and buffers are those of the published code, so that its state dicts load. Of these the
+    parameters are taken; the features of the road network stay those that the model was built from.
     """
 
     def __init__(self, config: ModelConfig, features: NetworkFeatures):
@@ -37,8 +39,17 @@ class HOSER(nn.Module):
         self.road_network_encoder = RoadNetworkEncoder(config.road_network_encoder_config, features)
         self.trajectory_encoder = TrajectoryEncoder(config.trajectory_encoder_config)
         self.navigator = Navigator(config.navigator_config)
-        self.register_buffer("road2zone", features.road2zone)
+        self.register_buffer("road2zone", features.road2zone.clone())
         self.register_load_state_dict_pre_hook(_drop_dead_keys)
+        self.register_load_state_dict_pre_hook(_keep_features)
+
+    def feature_buffers(self) -> dict[str, tuple[str, Tensor]]:
+        """The features of the road network: name in a state dict -> what people call it, and its values."""
+        names = {name.rpartition(".")[2]: name for name, _ in self.named_buffers()}
+        return {
+            names[item.name]: (item.metadata["kind"], self.get_buffer(names[item.name]))
+            for item in fields(NetworkFeatures)
+        }
 
     def embed_network(self) -> tuple[Tensor, Tensor]:
         """Embeddings of all roads [N, h] and all zones [Z, h]; made once before an evaluation."""
@@ -74,6 +85,12 @@ class HOSER(nn.Module):
         touched, row = distinct(touched, num_roads)
         road = encoder.embed_roads(touched) if network is None else network.index_select(0, touched)
         return road, row[batch.road_id], row[batch.candidate_road_id]
+
+
+def _keep_features(module: HOSER, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Loading weights leaves the features as they are: those of the data, from which batches are made, too."""
+    for name, (_, value) in module.feature_buffers().items():
+        state_dict[prefix + name] = value
 
 
 def _drop_dead_keys(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -7,7 +7,7 @@ all trips but the destinations, packed one after the other), K candidates (of al
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,17 +31,25 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class NetworkFeatures(TensorRecord):
-    """What the Road Network Encoder reads: attributes of roads and of their adjacency, and the zones."""
+    """What the Road Network Encoder reads: attributes of roads and of their adjacency, and the zones.
 
-    road_attr_len: Tensor  # [N] float32, standardised log1p(length_m)
-    road_attr_type: Tensor  # [N] int64, highway class id
-    road_attr_lon: Tensor  # [N] float32, standardised longitude of the centre
-    road_attr_lat: Tensor  # [N] float32, standardised latitude of the centre
-    road_edge_index: Tensor  # [2, E] int64, adjacent roads (from, to), row-major
-    intersection_attr: Tensor  # [E, 2] float32, heading difference / pi, reachability
-    zone_edge_index: Tensor  # [2, Ez] int64, zones with transitions (from, to)
-    zone_edge_weight: Tensor  # [Ez] float32, normalised transition counts
-    road2zone: Tensor  # [N] int64, zone of each road
+    The model has each as a buffer of the same name, so it stands in state dicts. `kind` is what people call the part
+    of the road network that it describes.
+    """
+
+    road_attr_len: Tensor = field(metadata={"kind": "road lengths"})  # [N] float32, standardised log1p(m)
+    road_attr_type: Tensor = field(metadata={"kind": "highway classes"})  # [N] int64, highway class id
+    road_attr_lon: Tensor = field(metadata={"kind": "coordinates"})  # [N] float32, standardised longitude of the centre
+    road_attr_lat: Tensor = field(metadata={"kind": "coordinates"})  # [N] float32, standardised latitude of the centre
+    road_edge_index: Tensor = field(
+        metadata={"kind": "adjacency"}
+    )  # [2, E] int64, adjacent roads (from, to), row-major
+    intersection_attr: Tensor = field(
+        metadata={"kind": "adjacency"}
+    )  # [E, 2] float32, heading difference / pi, reachability
+    zone_edge_index: Tensor = field(metadata={"kind": "zones"})  # [2, Ez] int64, zones with transitions (from, to)
+    zone_edge_weight: Tensor = field(metadata={"kind": "zones"})  # [Ez] float32, normalised transition counts
+    road2zone: Tensor = field(metadata={"kind": "zones"})  # [N] int64, zone of each road
 
 
 @dataclass(frozen=True)

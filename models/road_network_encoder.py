@@ -1,5 +1,7 @@
 """Road Network Encoder (HOSER, section 4.1): embeddings of roads and of zones."""
 
+from dataclasses import fields
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,22 +39,13 @@ class RoadNetworkEncoder(nn.Module):
         self.zone_id_emb = nn.Embedding(config.zone_id_num_embeddings, config.zone_id_emb_dim)
         self.road_gat = GraphStack(GATv2Conv(width, width, edge_dim=2), GATv2Conv(width, width, edge_dim=2))
         self.zone_gcn = GraphStack(GCNConv(width, width), GCNConv(width, width))
-        for name in (
-            "road_attr_len",
-            "road_attr_type",
-            "road_attr_lon",
-            "road_attr_lat",
-            "road_edge_index",
-            "intersection_attr",
-            "zone_edge_index",
-            "zone_edge_weight",
-        ):
-            self.register_buffer(name, getattr(features, name))
+        for item in fields(features):
+            if item.name != "road2zone":  # which the whole model reads
+                # A copy: what changes a model's buffers must not change the data.
+                self.register_buffer(item.name, getattr(features, item.name).clone())
         for name in ("_source", "_target", "_edge_attr", "_in_ptr", "_zone_adjacency"):
             self.register_buffer(name, None, persistent=False)
         self.derive_graphs()
-        # A checkpoint brings its own graph buffers: what is derived from them must follow.
-        self.register_load_state_dict_post_hook(lambda module, _: module.derive_graphs())
 
     def derive_graphs(self) -> None:
         """Compute from the saved buffers what the layers read: edges by target with loops, zone matrix."""

@@ -205,10 +205,21 @@ def run(arguments: list[str], cwd: Path, timeout_s: float = 120, **options: Any)
         return subprocess.CompletedProcess(arguments, code, script.stdout, script.stderr)
 
 
-def run_fresh(arguments: list[str], cwd: Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """As `run`, in an interpreter of its own, as from a shell."""
-    command = [sys.executable, str(PROJECT / arguments[0]), *arguments[1:]]
+def run_fresh(
+    arguments: list[str], cwd: Path, timeout_s: float = 120, code: Path = PROJECT
+) -> subprocess.CompletedProcess[str]:
+    """As `run`, in an interpreter of its own, as from a shell; `code` may be another copy of the project."""
+    command = [sys.executable, str(code / arguments[0]), *arguments[1:]]
     return subprocess.run(command, cwd=cwd, env=script_environment(), capture_output=True, text=True, timeout=timeout_s)
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """The project's code in `folder`, to be changed as its users do; returns `folder`."""
+    for name in ("models", "utils", "tools"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train.py", "train_with_distill.py"):
+        shutil.copy(PROJECT / name, folder / name)
+    return folder
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

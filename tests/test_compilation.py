@@ -12,6 +12,7 @@ from models.hoser import HOSER
 from utils.city import load_city
 from utils.compilation import compile_model
 from utils.config import load_config
+from utils.device import Precision
 from utils.loader import make_loaders
 from utils.objective import Objective
 
@@ -32,7 +33,7 @@ def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
     monkeypatch.setattr("utils.compilation.torch.compile", compile)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compile_model(compiled, loader, objective)
+    compile_model(compiled, loader, Precision(config.training.precision, loader.device))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3  # navigator, MLP, attention
     assert list(compiled.state_dict()) == list(plain.state_dict())
     for batch in loader.shuffled(0, 0):
@@ -57,3 +58,33 @@ def test_without_a_compiler_training_goes_on_as_without_the_switch(
     plain = run([*command, "--seed", "1"], project)
     accuracies = [done.stderr.split("val_next_step_acc, ")[1].split(",")[0] for done in (switched, plain)]
     assert accuracies[0] == accuracies[1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiling_is_tried_in_the_precision_of_training(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """A compiler that fails on half precision only is found out before the first step, with gradients and without."""
+    make_mini_project(tmp_path)
+    config = load_config("Mini", tmp_path / "Mini.yaml")
+    city = load_city("Mini", config, tmp_path / "data" / "Mini")
+    loader = make_loaders(city, config, "cpu")["train"]
+    seen = set()
+
+    def compile(function, dynamic: bool):
+        def compiled(*arguments):
+            seen.add(torch.is_grad_enabled())
+            if torch.is_autocast_enabled("cpu"):
+                raise RuntimeError("no half precision here")
+            return function(*arguments)
+
+        return compiled
+
+    monkeypatch.setattr("utils.compilation.torch.compile", compile)
+    model = HOSER(config, city.features)
+    compile_model(model, loader, Precision(precision, loader.device))
+    told = [message for message in messages if "no half precision here" in message]
+    assert len(told) == (precision == "bfloat16")
+    assert seen == ({True} if told else {True, False})
+    assert ("forward" in vars(model.navigator)) is (precision == "float32")
+    assert all(parameter.grad is None for parameter in model.parameters())

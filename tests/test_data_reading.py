@@ -36,7 +36,7 @@ from utils.config import Config, load_config
 from utils.data_cache import load_network, load_trips
 from utils.road_network import RoadNetwork, read_road_network
 from utils.tables import parse_integers
-from utils.trajectories import TIME_FORMAT, Trips, parse_times, read_trips
+from utils.trajectories import Trips, parse_times, parse_trips, read_trips
 from utils.zones import partition_roads, read_partition
 
 ZONES_8 = "road_network_encoder_config.zone_id_num_embeddings=8"
@@ -60,7 +60,7 @@ def routes(trips: Trips) -> list[list[int]]:
 
 def seconds(text: str) -> int:
     """By the standard library: what `parse_times` must give."""
-    return int((datetime.strptime(text, TIME_FORMAT) - datetime(1970, 1, 1)).total_seconds())
+    return int((datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ") - datetime(1970, 1, 1)).total_seconds())
 
 
 # Whole numbers -------------------------------------------------------------------------------------------------
@@ -116,10 +116,9 @@ def test_a_time_with_one_character_changed_is_read_as_the_standard_library_reads
 @pytest.mark.parametrize(
     "text",
     [
-        "2015-11-05 08:00:00Z",
-        "2015-11-05T08:00:00",
-        "2015-11-05T08:00:00.5Z",
-        "2015-11-05T08:00:00+00:00",
+        "2015-11-05T08:00Z",
+        "2015-11-05T08:00:00+8",
+        "20151105T080000Z",
         "2015-11-05T24:00:00Z",
         "2015-11-05T08:60:00Z",
         "2015-11-05T08:00:60Z",
@@ -237,9 +236,9 @@ def test_skipping_leaves_exactly_the_good_trips(copies: int, network: RoadNetwor
     wanted, found = read_trips(clean, network, "skip"), read_trips(dirty, network, "skip")
     for name in ("offset", "road_id", "time_s", "next_rank"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
-    assert (len(wanted), wanted.skipped, wanted.first_skipped) == (3 * copies, 0, "")
+    assert (len(wanted), wanted.skipped, wanted.first_skipped) == (3 * copies, 0, None)
     assert (len(found), found.skipped) == (3 * copies, len(BAD_ROWS))
-    assert found.first_skipped == "line 2: trip 1: position 2: found road 9, expected ids from 0 to 3"
+    assert found.first_skipped == (2, "trip 1: position 2: found road 9, expected ids from 0 to 3")
 
 
 def test_a_malformed_trip_far_down_the_file_is_named_by_its_line(network: RoadNetwork, workplace: Path) -> None:
@@ -548,7 +547,7 @@ def test_data_that_changes_while_it_is_read_is_an_error_and_not_kept(
 
     network = read_road_network(mini_city)
     monkeypatch.setattr("utils.data_cache.read_road_network", read_and_change(read_road_network))
-    monkeypatch.setattr("utils.data_cache.read_trips", read_and_change(read_trips))
+    monkeypatch.setattr("utils.data_cache.parse_trips", read_and_change(parse_trips))
     again = "has changed while it was read; run the command again"
     assert error_of(load_network, mini_city) == f"data/Mini: {again}"
     assert error_of(load_trips, mini_city, "val", network, "error") == f"data/Mini/val.csv: {again}"

@@ -282,12 +282,14 @@ def test_runs_of_another_lambda_or_temperature_share_the_cache_and_those_without
     cached = kl_curve("cache=true")
     kl_curve("lambda=0.5")
     kl_curve("temperature=5.0")
-    (cache,) = (folder / "data" / "Mini" / ".cache").glob("teacher-*.pt")
-    cache.unlink()
+    caches = list((folder / "data" / "Mini" / ".cache").glob("teacher-*.pt"))
+    assert len(caches) == 2  # of train and of val
+    for cache in caches:
+        cache.unlink()
     for (step, a), (other_step, b) in zip(cached, kl_curve("cache=false"), strict=True):
         assert step == other_step
         assert a == pytest.approx(b, rel=2e-3)
-    assert not cache.exists()
+    assert not any(cache.exists() for cache in caches)
 
 
 def test_a_cache_whose_process_is_killed_is_finished_by_the_next(tmp_path: Path) -> None:
@@ -355,7 +357,7 @@ def test_a_teacher_of_another_grid_is_refused_with_both_sizes(setting: Setting) 
     distill = replace(setting.config.distill, teacher=str(setting.folder / TEACHER), grid_size=0.002)
     other = make_grid(setting.city.network, 0.002, 1)
     with pytest.raises(UserError) as caught:
-        load_distillation(distill, "Mini", setting.city, train)
+        load_distillation(distill, "Mini", setting.city, {"train": train, "val": train})
     assert f"trained on a grid of {setting.grid.rows} x {setting.grid.columns} cells" in str(caught.value)
     assert f"make {other.rows} x {other.columns} of this city" in str(caught.value)
 
@@ -363,7 +365,7 @@ def test_a_teacher_of_another_grid_is_refused_with_both_sizes(setting: Setting) 
 def test_a_window_longer_than_the_teacher_reads_is_refused(setting: Setting) -> None:
     distill = replace(setting.config.distill, teacher=str(setting.folder / TEACHER), window=17)
     with pytest.raises(UserError, match=r"distill\.window: found 17, expected at most 16"):
-        load_distillation(distill, "Mini", setting.city, setting.loader)
+        load_distillation(distill, "Mini", setting.city, {"train": setting.loader, "val": setting.loader})
 
 
 def test_a_vocabulary_gives_tokens_and_cells_without_one_have_none(setting: Setting) -> None:

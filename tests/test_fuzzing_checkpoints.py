@@ -16,17 +16,15 @@ from torch import Tensor
 
 from models.hoser import HOSER
 from models.lmtad import LMTAD, LMTADConfig
-from utils.checkpoint import load_model, save_tensors, state_dict_of
+from utils.checkpoint import save_tensors, state_dict_of
 from utils.city import load_city
 from utils.config import config_to_dict, load_config
-from utils.device import Precision
-from utils.digest import content_digest
 from utils.loader import make_loaders
 from utils.objective import Objective
 from utils.rolling_checkpoint import Identity, RollingCheckpoint
-from utils.teacher_checkpoint import TeacherCheckpoint
 from utils.teacher_file import export_checkpoint, load_teacher, save_teacher
 from utils.training import Learner, Metrics, evaluate, train_epoch
+from utils.weights import load_model
 
 fuzz = settings(max_examples=100, deadline=DEADLINE_MS, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -184,20 +182,6 @@ def save(content: Any, path: Path) -> None:
         torch.save(content, file)
 
 
-def same(content: Any, original: Any) -> bool:
-    pending, count = [content], 0
-    while pending:
-        value = pending.pop()
-        count += 1
-        if count > 100_000 or (isinstance(value, Tensor) and value.numel() > 100_000):
-            return False  # more than any file here holds
-        pending += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    try:
-        return content_digest(content) == content_digest(original)
-    except (RuntimeError, NotImplementedError, ValueError):
-        return False  # tensors and numbers that no file of ours holds
-
-
 # The checkpoint of distillation --------------------------------------------------------------------------------
 
 
@@ -207,26 +191,6 @@ def restore(saved: Saved, folder: Path) -> dict[str, Tensor] | None:
     learner = saved.make_learner()
     checkpoint.restore(learner, {"training data": "data"})
     return state_dict_of(learner.model) if checkpoint.epochs_done else None
-
-
-@fuzz
-@given(st.data())
-def test_a_tampered_checkpoint(saved: Saved, tmp_path: Path, data: st.DataObject) -> None:
-    original = torch.load(saved.checkpoint, weights_only=True)
-    content = data.draw(tampered(original)).content
-    path = tmp_path / "checkpoint_latest.pth"
-    save(content, path)
-    (tmp_path / "best.pth").write_bytes(saved.best.read_bytes())
-    unchanged = same(content, original)
-    weights = result_or_error(lambda: restore(saved, tmp_path), "checkpoint_latest.pth")
-    if weights is not None:
-        assert unchanged
-        assert all(torch.equal(weights[name], value) for name, value in saved.weights.items())
-    elif path.exists():
-        assert not unchanged
-    else:  # another run's, as the documentation says
-        identity = {"seed": 42, "dataset": "Mini", "distill_enabled": True}
-        assert any(content[key] != value for key, value in identity.items())
 
 
 @fuzz
@@ -250,31 +214,23 @@ def evaluate_file(saved: Saved, path: Path) -> dict[str, Tensor]:
 
 @fuzz
 @given(st.data())
-def test_a_tampered_state_dict(saved: Saved, tmp_path: Path, data: st.DataObject) -> None:
-    original = torch.load(saved.best, weights_only=True)
-    content = data.draw(tampered(original)).content
-    path = tmp_path / "best.pth"
-    save(content, path)
-    weights = result_or_error(lambda: evaluate_file(saved, path), "best.pth")
-    if weights is not None:
-        assert all(torch.equal(weights[name], value) for name, value in original.items())
-
-
-@fuzz
-@given(st.data())
 def test_a_state_dict_of_another_program(saved: Saved, tmp_path: Path, data: st.DataObject) -> None:
-    """Without our checksum, changed values are as good as others; but names, shapes and kinds must be right."""
+    """Changed values are as good as others; but names, shapes and kinds of the parameters must be right."""
     original = dict(torch.load(saved.best, weights_only=True))
     content = data.draw(tampered(original)).content
     path = tmp_path / "best.pth"
     save(content, path)
     weights = result_or_error(lambda: evaluate_file(saved, path), "best.pth")
     if weights is not None:
-        assert content.keys() == weights.keys()
-        for name, value in content.items():
-            assert value.shape == weights[name].shape
-            assert value.isfinite().all()
-            assert torch.equal(value.to(weights[name].dtype), weights[name])
+        features = saved.make_learner().model.feature_buffers()
+        assert content.keys() <= weights.keys()
+        for name, value in weights.items():
+            if name in features:
+                assert torch.equal(value, features[name][1])
+            else:
+                assert value.shape == content[name].shape
+                assert value.isfinite().all()
+                assert torch.equal(content[name].to(value.dtype), value)
 
 
 @fuzz
@@ -310,14 +266,9 @@ def test_a_tampered_teacher(teacher: Path, tmp_path: Path, data: st.DataObject) 
     path = tmp_path / "weights.pt"
     save(content, path)
     read = result_or_error(lambda: load_teacher(path), "weights.pt")
-    if read is not None and content.get("digest") == original["digest"]:
-        # Weights in another precision are those of somebody who wanted that.
-        weights = [(content["state_dict"][name], value) for name, value in original["state_dict"].items()]
-        assert all(torch.equal(ours, value) or ours.dtype != torch.float32 for ours, value in weights)
+    if read is not None:
+        assert all(value.isfinite().all() for value in read.model.state_dict().values())
     # What is no teacher file of ours may still be a training checkpoint of LM-TAD.
-    if isinstance(content, dict):
-        content.pop("digest", None)
-    save(content, path)
     exported = result_or_error(lambda: export_checkpoint(path), "weights.pt")
     if exported is not None:
         assert exported["model_config"]["vocab_size"] == len(exported["state_dict"]["lm_head.weight"])
@@ -333,34 +284,6 @@ def test_a_damaged_teacher(teacher: Path, tmp_path: Path, data: st.DataObject) -
     if read is not None:
         for name, value in torch.load(teacher, weights_only=True)["state_dict"].items():
             assert torch.equal(read.model.state_dict()[name], value)
-
-
-@fuzz
-@given(st.data())
-def test_a_tampered_checkpoint_of_a_teacher(tmp_path: Path, data: st.DataObject) -> None:
-    identity = {"seed": 1, "grid": [3, 4]}
-
-    def parts() -> tuple[LMTAD, torch.optim.Optimizer, Precision]:
-        torch.manual_seed(3)
-        model = LMTAD(LMTADConfig(block_size=8, vocab_size=15, n_layer=1, n_head=2, n_embd=8))
-        return model, torch.optim.AdamW(model.parameters()), Precision("auto", torch.device("cpu"))
-
-    model, optimizer, precision = parts()
-    model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
-    optimizer.step()
-    checkpoint = TeacherCheckpoint(tmp_path, tmp_path / "weights.pt", identity)
-    checkpoint.save(model, optimizer, precision, 3.0, 5)
-    original = torch.load(checkpoint.path, weights_only=True)
-    content = data.draw(tampered(original)).content
-    save(content, checkpoint.path)
-
-    def read() -> int:
-        again = TeacherCheckpoint(tmp_path, tmp_path / "weights.pt", identity)
-        again.restore(*parts())
-        return len(again.perplexities)
-
-    epochs = result_or_error(read, "checkpoint_latest.pth")
-    assert epochs is None or same(content, original)
 
 
 def test_a_file_saved_by_save_tensors_is_what_is_read(saved: Saved, tmp_path: Path) -> None:

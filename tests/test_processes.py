@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scripts import PROJECT, make_mini_project, make_mini_teacher, mini, run, scalars, script_environment
+from scripts import (
+    PROJECT,
+    copy_of_the_project,
+    make_mini_project,
+    make_mini_teacher,
+    mini,
+    run,
+    scalars,
+    script_environment,
+)
 
 from utils.city import load_city
 from utils.config import load_config
@@ -26,12 +35,12 @@ def project(tmp_path: Path) -> Path:
     return make_mini_teacher(make_mini_project(tmp_path))
 
 
-def torchrun(count: int, arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
+def torchrun(count: int, arguments: list[str], cwd: Path, code: Path = PROJECT) -> subprocess.Popen[str]:
     """A group of processes, as `torchrun --nproc_per_node=COUNT SCRIPT ...`; its messages go to `stderr-COUNT`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     with (cwd / f"stderr-{count}").open("w") as stderr:
         return subprocess.Popen(
-            [*command, str(PROJECT / arguments[0]), *arguments[1:]],
+            [*command, str(code / arguments[0]), *arguments[1:]],
             cwd=cwd, env=script_environment(), stdout=stderr, stderr=stderr, text=True, start_new_session=True,
         )  # fmt: skip
 
@@ -163,6 +172,28 @@ run_command_line(main)
     assert "process 1: error: the second process has no GPU\n" in ours
     assert "Connection closed" not in said
     assert said.count("Traceback") == said.partition("ChildFailedError")[0].count("Traceback") <= 1  # torchrun's own
+
+
+def test_a_compiler_that_fails_on_one_process_keeps_no_other_waiting(project: Path) -> None:
+    """With a KL term, whose sum goes over all processes; all train without the compiler."""
+    code = copy_of_the_project(project / "code")
+    with (code / "utils" / "compilation.py").open("a") as file:
+        file.write(
+            "\nimport os\n"
+            "def _compile(function, **_):\n"
+            "    def compiled(*arguments):\n"
+            "        if os.environ['RANK'] == '1':\n"
+            "            raise RuntimeError('no compiler on this one')\n"
+            "        return function(*arguments)\n"
+            "    return compiled\n"
+            "torch.compile = _compile\n"
+        )
+    settings = ("--set", "training.compile=true", "--set", "optimizer_config.max_epoch=1")
+    with torchrun(2, mini("train_with_distill.py", *SETTINGS, *settings), project, code) as group:
+        assert group.wait(120) == 0, (project / "stderr-2").read_text()
+    said = (project / "stderr-2").read_text()
+    assert "training.compile: torch.compile fails here (on another process); it has no effect" in said
+    assert "best model: save/Mini/seed3_distill/best.pth" in said
 
 
 def test_a_search_is_not_for_torchrun(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

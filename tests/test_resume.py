@@ -6,11 +6,13 @@ import shutil
 import signal
 import time
 from collections import OrderedDict
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from faults.injector import Fault
 from scripts import Script, make_mini_project, make_mini_teacher, mini, run, scalars
 
 EPOCHS = 4
@@ -237,6 +239,17 @@ def test_a_signal_says_what_is_kept_and_how_to_go_on(
     assert_same_result(project, uninterrupted)
 
 
+def test_a_signal_before_the_first_epoch_does_not_say_that_epochs_are_kept(project: DistilledRun) -> None:
+    for script, arguments in (("train.py", []), ("train_with_distill.py", ["--no-distill"])):
+        with Script(mini(script, "--set", "optimizer_config.max_epoch=500", *arguments), project.folder) as training:
+            training.wait_until(lambda: "parameters on cpu" in training.stderr)
+            training.send_signal(signal.SIGINT)
+            assert training.wait(60) == 130
+            last = training.stderr.splitlines()[-1]
+        if not list(project.folder.glob("save/Mini/seed0*/*.pth")):
+            assert last.startswith("interrupted: no epoch was finished")
+
+
 # Checkpoints of others -----------------------------------------------------------------------------------------
 
 
@@ -254,7 +267,7 @@ def _plant(copy: DistilledRun, seed: int = 42, **changes: object) -> DistilledRu
     [
         ({"dataset": "Beijing"}, 43, [], "seed=42 vs 43, dataset=Beijing vs Mini"),
         ({}, 43, [], "seed=42 vs 43"),
-        ({}, 42, ["--no-distill"], "distill=True vs False"),
+        ({}, 42, ["--no-distill", "--run_name", "seed42_distill"], "distill=True vs False"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_deleted_and_training_starts_fresh(
@@ -269,15 +282,66 @@ def test_a_checkpoint_of_another_run_is_deleted_and_training_starts_fresh(
     assert content["distill_enabled"] is (arguments == [])
 
 
-def test_a_mismatched_checkpoint_whose_checksum_is_wrong_is_kept(copy: DistilledRun) -> None:
-    """Its seed may be what is damaged."""
-    planted = torch.load(_plant(copy, dataset="Beijing").checkpoint)
-    done = run(distill_command(epochs=1), copy.folder)
+def test_the_best_model_of_another_run_is_kept_under_a_name_of_its_own(copy: DistilledRun) -> None:
+    """Whatever differs, and however often: before anything else is written, and its name is in the log."""
+    best = copy.best.read_bytes()
+    for number, (seed, arguments) in enumerate([(43, []), (44, []), (45, ["--no-distill"])], start=1):
+        done = run(distill_command(*arguments, "--run_name", "seed42_distill", seed=seed, epochs=1), copy.folder)
+        assert done.returncode == 0, done.stderr
+        kept = copy.save / f"best.earlier-{number}.pth"
+        assert kept.read_bytes() == best
+        assert f"save/Mini/seed42_distill/best.pth is of an earlier run: kept as {kept.name}" in done.stderr
+        assert f"kept as {kept.name}" in copy.logs
+        best = copy.best.read_bytes()
+
+
+def test_a_best_model_whose_checkpoint_was_deleted_is_kept_too(copy: DistilledRun) -> None:
+    best = copy.best.read_bytes()
+    copy.checkpoint.unlink()  # the documented way to start over
+    assert run(distill_command(epochs=1), copy.folder).returncode == 0
+    assert (copy.save / "best.earlier-1.pth").read_bytes() == best
+
+
+@pytest.mark.parametrize("event", ["rename save/Mini/seed42_distill/best.earlier-1.pth", "remove"])
+def test_a_kill_while_another_run_makes_room_leaves_no_foreign_model_beside_its_checkpoint(
+    copy: DistilledRun, event: str, tmp_path: Path
+) -> None:
+    """Killed before or behind the rename, or before the checkpoint is deleted: either run goes on correctly."""
+    best, checkpoint = copy.best.read_bytes(), copy.checkpoint.read_bytes()
+    other = distill_command("--run_name", "seed42_distill", seed=43, epochs=1)
+    events = tmp_path / "events"
+    recorded = DistilledRun(Path(shutil.copytree(copy.folder, tmp_path / "recorded")))
+    assert run(other, recorded.folder, fault=asdict(Fault("record", told=str(events)))).returncode == 0
+    lines = events.read_text().splitlines()
+    renamed = lines.index("rename save/Mini/seed42_distill/best.earlier-1.pth")
+    at = renamed if event.startswith("rename") else renamed + 1
+    told = str(tmp_path / "told")
+    for kind in ("kill", "half"):
+        work = DistilledRun(Path(shutil.copytree(copy.folder, tmp_path / f"{kind}")))
+        assert run(other, work.folder, fault=asdict(Fault(kind, at=at, told=told))).returncode == -9
+        assert work.checkpoint.read_bytes() == checkpoint if work.checkpoint.exists() else kind == "half"
+        ours = DistilledRun(Path(shutil.copytree(work.folder, tmp_path / f"{kind}-ours")))
+        if ours.checkpoint.exists():
+            assert run(distill_command(), ours.folder).returncode == 0
+            assert ours.best.read_bytes() == best
+        assert run(other, work.folder).returncode == 0
+        assert torch.load(work.checkpoint)["seed"] == 43
+        assert work.best.read_bytes() == recorded.best.read_bytes()
+        assert best in [path.read_bytes() for path in work.save.glob("best.earlier-*.pth")]
+
+
+def test_a_file_of_ones_own_in_the_place_of_the_best_model_is_kept(project: DistilledRun) -> None:
+    """Averaged weights, say. The checkpoint has the best model, which is written again."""
+    assert run(distill_command(epochs=1), project.folder).returncode == 0
+    best = project.best.read_bytes()
+    torch.save({name: value * 2 for name, value in torch.load(project.best).items()}, project.best)
+    mine = project.best.read_bytes()
+    done = run(distill_command(epochs=2), project.folder)
     assert done.returncode == 0, done.stderr
-    assert "⚠️  Checkpoint mismatch (dataset=Beijing vs Mini)" in done.stderr
-    assert "kept as checkpoint_latest.pth.damaged" in done.stderr
-    assert torch.load(copy.save / "checkpoint_latest.pth.damaged")["epoch"] == planted["epoch"]
-    assert torch.load(copy.checkpoint)["epoch"] == 0
+    assert (project.save / "best.earlier-1.pth").read_bytes() == mine
+    assert "best.pth is not of this run: kept as best.earlier-1.pth" in done.stderr
+    if torch.load(project.checkpoint)["best_val_acc"] == torch.load(project.checkpoint)["validation_metrics"][0]:
+        assert project.best.read_bytes() == best
 
 
 def test_other_validation_trips_and_another_teacher_are_told_of(copy: DistilledRun) -> None:
@@ -289,7 +353,7 @@ def test_other_validation_trips_and_another_teacher_are_told_of(copy: DistilledR
     assert "the validation data is not the same as so far\n" in done.stderr
     assert "the teacher is not the same as so far\n" in done.stderr
     assert "the training data is not" not in done.stderr
-    assert "the road network with its zones is not" not in done.stderr
+    assert "other " not in done.stderr
 
 
 def _error_of(copy: DistilledRun, *arguments: str) -> str:
@@ -396,12 +460,19 @@ def test_a_lost_best_model_is_had_from_the_checkpoint_or_is_an_error(copy: Disti
 # Without a teacher, and with a trial ---------------------------------------------------------------------------
 
 
-def test_without_distillation_no_teacher_is_needed(project: DistilledRun) -> None:
-    shutil.rmtree(project.folder / "save" / "Mini" / "teacher")
-    done = run(distill_command("--no-distill", epochs=1), project.folder)
+@pytest.mark.parametrize("off", [["--no-distill"], ["--set", "distill.enable=false"]])
+def test_without_distillation_no_teacher_is_needed_and_the_run_has_a_folder_of_its_own(
+    copy: DistilledRun, off: list[str]
+) -> None:
+    shutil.rmtree(copy.folder / "save" / "Mini" / "teacher")
+    finished = {path.name: path.read_bytes() for path in copy.save.glob("*.pth")}
+    done = run(distill_command(*off, epochs=1), copy.folder)
     assert done.returncode == 0, done.stderr
-    assert torch.load(project.checkpoint)["distill_enabled"] is False
-    assert "loss_kl" not in scalars(project.events)
+    folders = [copy.folder / top / "Mini" / "seed42_nodistill" for top in ("save", "log", "tensorboard_log")]
+    assert torch.load(folders[0] / "checkpoint_latest.pth")["distill_enabled"] is False
+    assert list(folders[1].glob("*.log"))
+    assert "loss_kl" not in scalars(folders[2])
+    assert {path.name: path.read_bytes() for path in copy.save.glob("*.pth")} == finished
 
 
 def test_a_missing_teacher_is_an_error_that_says_how_to_make_one(project: DistilledRun) -> None:

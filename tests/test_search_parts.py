@@ -129,7 +129,7 @@ def test_values_come_to_the_configuration_to_the_last_digit() -> None:
 @pytest.mark.parametrize("name", ["tpe", "cmaes"])
 def test_a_study_suggests_the_same_however_often_its_process_is_started(name: str) -> None:
     settings = OptunaConfig(sampler=name, n_startup_trials=2)
-    check_sampler(settings)
+    check_sampler(settings, {}, 8)
     studies = [optuna.create_study(direction="maximize") for _ in range(2)]
     for number in range(8):
         for study in studies:
@@ -142,7 +142,7 @@ def test_a_study_suggests_the_same_however_often_its_process_is_started(name: st
 
 def test_cmaes_without_its_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "uv sync --extra cmaes" in error_of(check_sampler, OptunaConfig(sampler="cmaes"))
+    assert "uv sync --extra cmaes" in error_of(check_sampler, OptunaConfig(sampler="cmaes"), {}, 20)
 
 
 def pruned_after(max_epoch: int, curves: list[list[float]], settings: OptunaConfig) -> list[int | None]:

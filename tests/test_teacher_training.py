@@ -1,7 +1,10 @@
 """Training a teacher of one's own: it learns, resumes exactly, and its file is what distillation reads."""
 
+import itertools
+import math
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,12 @@ import pytest
 import torch
 from scripts import Script, make_mini_project, mini, run, scalars
 
+from models.lmtad import LMTAD, LMTADConfig
 from utils.city import load_city
 from utils.config import load_config
 from utils.grid import make_grid
-from utils.teacher_file import load_teacher
+from utils.teacher_checkpoint import TeacherCheckpoint
+from utils.teacher_file import load_teacher, save_teacher
 from utils.teacher_training import IGNORED, TokenTrips
 
 SMALL = ["n_layer=2", "n_head=2", "n_embd=32", "block_size=24", "batch_size=20", "max_epoch=5", "learning_rate=0.003"]
@@ -116,14 +121,119 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained: TeacherRun, tmp_
     assert ours.curves == trained.curves
 
 
-def test_other_settings_start_fresh_with_a_warning(trained: TeacherRun, tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(trained.folder, folder)
-    done = run([*COMMAND, "--set", "teacher.n_layer=1", "--set", "teacher.max_epoch=1"], folder)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--set", "teacher.n_layer=1"], "n_layer=2 vs 1"),
+        (["--set", "teacher.n_head=4"], "n_head=2 vs 4"),
+        (["--seed", "43"], "seed=42 vs 43"),
+        (["--set", "distill.grid_size=0.002"], "grid="),
+    ],
+)
+def test_another_teacher_sets_the_one_before_aside_and_says_how_to_go_back(
+    trained: TeacherRun, tmp_path: Path, arguments: list[str], text: str
+) -> None:
+    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    other = [*COMMAND, *arguments, "--set", "teacher.max_epoch=1"]
+    done = run(other, ours.folder)
     assert done.returncode == 0, done.stderr
-    assert "⚠️  Checkpoint mismatch (n_layer=2 vs 1)" in done.stderr
-    assert "⚠️  Deleting invalid checkpoint and starting fresh" in done.stderr
-    assert load_teacher(TeacherRun(folder).weights).model.config.n_layer == 1
+    assert f"⚠️  Checkpoint mismatch ({text}" in done.stderr
+    kept = {name: ours.save / name for name in ("checkpoint_latest.earlier-1.pth", "weights.earlier-1.pt")}
+    assert kept["checkpoint_latest.earlier-1.pth"].read_bytes() == trained.checkpoint.read_bytes()
+    assert kept["weights.earlier-1.pt"].read_bytes() == trained.weights.read_bytes()
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("to go back to it: ")]
+    subprocess.run(line.removeprefix("to go back to it: "), shell=True, cwd=ours.folder, check=True)
+    assert ours.weights.read_bytes() == trained.weights.read_bytes()
+    done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
+    assert "✅ Resumed from checkpoint: epoch 6" in done.stderr
+
+
+def test_another_teacher_that_is_ended_in_its_first_epoch_changes_nothing(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    with Script([*COMMAND, "--seed", "43"], ours.folder) as training:
+        training.wait_until(lambda: "Starting fresh" in training.stderr)
+        training.kill()
+    assert ours.checkpoint.read_bytes() == trained.checkpoint.read_bytes()
+    assert ours.weights.read_bytes() == trained.weights.read_bytes()
+
+
+def test_a_kill_while_a_teacher_is_set_aside_loses_nothing(trained: TeacherRun, tmp_path: Path) -> None:
+    """The weights are moved first: either command goes on from there."""
+    for seed in ("42", "43"):
+        ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / seed))
+        ours.weights.rename(ours.save / "weights.earlier-1.pt")
+        assert run([*COMMAND, "--seed", seed, "--set", "teacher.max_epoch=5"], ours.folder).returncode == 0
+        if seed == "42":
+            assert ours.weights.read_bytes() == trained.weights.read_bytes()
+        else:
+            pair = ours.save / "checkpoint_latest.earlier-1.pth", ours.save / "weights.earlier-1.pt"
+            assert [path.read_bytes() for path in pair] == [
+                trained.checkpoint.read_bytes(),
+                trained.weights.read_bytes(),
+            ]
+
+
+def test_an_exported_teacher_in_that_place_outlives_every_training(trained: TeacherRun, tmp_path: Path) -> None:
+    """Also if it was put there between two parts of a training."""
+    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    model = LMTAD(LMTADConfig(block_size=16, vocab_size=400, n_layer=1, n_head=1, n_embd=8))
+    save_teacher(ours.weights, model, (1, 300))
+    exported = ours.weights.read_bytes()
+    done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert (ours.save / "weights.earlier-1.pt").read_bytes() == exported
+    assert "save/Mini/teacher/weights.pt is not of this training: kept as weights.earlier-1.pt" in done.stderr
+    best = torch.load(ours.checkpoint)["best_state_dict"]
+    assert all(torch.equal(value, best[name]) for name, value in load_teacher(ours.weights).model.state_dict().items())
+
+
+def test_a_teacher_that_diverges_saves_nothing_more(tmp_path: Path) -> None:
+    ours = TeacherRun(make_mini_project(tmp_path))
+    assert run([*COMMAND, "--set", "teacher.max_epoch=1"], tmp_path).returncode == 0
+    before = ours.checkpoint.read_bytes(), ours.weights.read_bytes()
+    done = run([*COMMAND, "--set", "teacher.learning_rate=1e30", "--set", "teacher.max_epoch=3"], tmp_path)
+    assert done.returncode == 1
+    assert "not finite" in done.stderr.splitlines()[-1]
+    assert (ours.checkpoint.read_bytes(), ours.weights.read_bytes()) == before
+
+
+def test_a_perplexity_that_is_no_number_is_never_the_best(workplace: Path) -> None:
+    checkpoint = TeacherCheckpoint(workplace, workplace / "weights.pt", {})
+    for values, best in (([math.nan, 5.0, 4.0], 3), ([7.0, math.nan, 8.0], 1), ([math.nan, math.nan, 9.0], 3)):
+        checkpoint.perplexities = values
+        assert checkpoint.best_epoch == best
+
+
+def test_a_teacher_is_introduced_with_what_its_perplexity_means(trained: TeacherRun, tmp_path: Path) -> None:
+    done = run(COMMAND, trained.folder)
+    assert done.returncode == 0, done.stderr
+    number = r"(\d+\.\d\d)"
+    found = re.search(
+        rf"hesitates as between {number} equally likely cells; a uniform guess .*, as between {number}", done.stderr
+    )
+    perplexity, uniform = (float(value) for value in found.groups())
+    assert perplexity == pytest.approx(min(torch.load(trained.checkpoint)["val_perplexity"]), abs=0.006)
+    assert uniform == pytest.approx(plain_uniform_perplexity(trained.folder), abs=0.006)
+    assert ("knows no more than that guess" in done.stderr) is (perplexity >= uniform)
+    ours = TeacherRun(make_mini_project(tmp_path))
+    done = run([*COMMAND, "--set", "teacher.learning_rate=1e-9", "--set", "teacher.max_epoch=1"], ours.folder)
+    assert "this teacher knows no more than that guess" in done.stderr
+
+
+def plain_uniform_perplexity(folder: Path) -> float:
+    """Trip by trip: any road first, then any successor or the end, summed over the roads of a cell."""
+    city = load_city("Mini", load_config("Mini", folder / "Mini.yaml"), folder / "data" / "Mini")
+    network, cell, trips = city.network, make_grid(city.network, 0.001, 1).cell.tolist(), city.trips("val")
+    logs = []
+    for first, last in itertools.pairwise(trips.offset):
+        roads = trips.road_id[first:last].tolist()
+        probabilities = [cell.count(cell[roads[0]]) / network.num_roads]
+        for here, following in zip(roads, [*roads[1:], None], strict=True):
+            successors = network.reach_road[network.reach_ptr[here] : network.reach_ptr[here + 1]].tolist()
+            ways = 1 if following is None else sum(cell[road] == cell[following] for road in successors)
+            probabilities.append(ways / (len(successors) + 1))
+        logs += [math.log(p) for p in probabilities[:24]]  # the block size
+    return math.exp(-sum(logs) / len(logs))
 
 
 def test_weights_of_another_training_are_set_aside(trained: TeacherRun, tmp_path: Path) -> None:

@@ -505,3 +505,12 @@ def test_ranks_and_errors_in_seconds_are_what_their_names_say() -> None:
     torch.testing.assert_close(scores.time_error_s, torch.tensor([3.0, 0.0, 1.0]), rtol=0, atol=1e-4)
     expected = [abs(np.log(14) - np.log(11)) / np.log(11), 0.0, np.log(2) / 1.0]
     torch.testing.assert_close(scores.relative_time_error, torch.tensor(expected).float(), rtol=0, atol=1e-6)
+
+
+def test_a_start_that_fails_leaves_the_curves_of_the_finished_run_alone(project: Path) -> None:
+    assert run(mini("train.py", "--set", "optimizer_config.max_epoch=1"), project).returncode == 0
+    curves = scalars(project / "tensorboard_log" / "Mini" / "seed0")
+    with (project / "data" / "Mini" / "val.csv").open("a") as file:
+        file.write("nonsense\n")
+    assert run(mini("train.py", "--set", "optimizer_config.max_epoch=1"), project).returncode == 1
+    assert scalars(project / "tensorboard_log" / "Mini" / "seed0") == curves

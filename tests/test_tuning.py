@@ -18,12 +18,13 @@ import torch
 import yaml
 from database import postgresql
 from optuna.trial import FrozenTrial, TrialState
-from scripts import Script, make_mini_project, make_mini_teacher, mini, run
+from scripts import Script, copy_of_the_project, make_mini_project, make_mini_teacher, mini, run, run_fresh
 from sqlalchemy.exc import SQLAlchemyError
 
 from utils.config import load_config
 from utils.search_space import SearchSpace
 from utils.study import SharedStudy, TakenOverError
+from utils.study_check import check_data_and_teachers
 from utils.study_storage import open_journal
 
 EPOCHS = 3
@@ -145,7 +146,8 @@ def test_trials_log_to_their_own_files_and_take_a_line_of_the_terminal(undisturb
 
 def test_trials_share_the_cache_of_the_teachers_answers(undisturbed: TunedStudy) -> None:
     caches = list((undisturbed.project / "data" / "Mini" / ".cache").glob("teacher-*.pt"))
-    assert len(caches) == len({trial.params["distill.window"] for trial in undisturbed.trials()})
+    # of train and of val
+    assert len(caches) == 2 * len({trial.params["distill.window"] for trial in undisturbed.trials()})
 
 
 def test_best_pth_is_kept_for_the_best_trials_and_no_rolling_checkpoint(undisturbed: TunedStudy) -> None:
@@ -187,6 +189,77 @@ def test_best_config_trains_the_best_trial_again_as_it_is(undisturbed: TunedStud
     best = undisturbed.project / "save" / "Mini" / "seed11_distill" / "best.pth"
     kept = undisturbed.folder / f"trial_{study.best_trial.number}" / "best.pth"
     assert best.read_bytes() == kept.read_bytes()
+
+
+def test_the_printed_command_repeats_the_best_trial_where_another_run_of_the_seed_is(
+    undisturbed: TunedStudy, tmp_path: Path
+) -> None:
+    """The README's own order: distil, search, train with the best settings. It leads to a fresh run."""
+    copy = TunedStudy(Path(shutil.copytree(undisturbed.project, tmp_path / "copy")))
+    shutil.rmtree(copy.project / "save" / "Mini" / "seed11_distill", ignore_errors=True)
+    earlier = mini("train_with_distill.py", "--seed", "11", "--cuda", "-1", "--set", "optimizer_config.max_epoch=3")
+    assert run(earlier, copy.project).returncode == 0
+    [line] = [line for line in (undisturbed.project / "stdout").read_text().splitlines() if "--run_name" in line]
+    command = line.removeprefix("to train its model again: uv run python ").split()
+    assert f"# uv run python {' '.join(command)}" in (copy.folder / "best_config.yaml").read_text()
+    best = optuna.load_study(study_name="distill", storage=open_journal(copy.folder)).best_trial
+    assert command[command.index("--run_name") + 1] == f"distill_trial{best.number}"
+    done = run(command, copy.project)
+    assert done.returncode == 0, done.stderr
+    made = copy.project / "save" / "Mini" / f"distill_trial{best.number}" / "best.pth"
+    assert made.read_bytes() == (copy.folder / f"trial_{best.number}" / "best.pth").read_bytes()
+    without = [word for word in command if word not in ("--run_name", f"distill_trial{best.number}")]
+    done = run(without, copy.project)
+    assert done.returncode == 1
+    assert "training is complete (3 epochs), but not with these settings: " in done.stderr
+
+
+def test_a_study_refuses_other_data_and_another_teacher(undisturbed: TunedStudy, tmp_path: Path) -> None:
+    """By their content, wherever it lies; and takes the same content from elsewhere."""
+    project = Path(shutil.copytree(undisturbed.project, tmp_path / "copy"))
+    before = facts(TunedStudy(project).trials())
+    moved = Path(shutil.copytree(project / "data" / "Mini", project / "moved"))
+    assert run(tune_command("--keep", "2", "--data_dir", "moved"), project).returncode == 0
+    val = moved / "val.csv"
+    val.write_text("".join(val.read_text().splitlines(keepends=True)[:-1]))
+    done = run(tune_command("--data_dir", "moved"), project)
+    assert done.returncode == 1
+    assert re.search(
+        r"study 'distill': other data or another teacher than its trials had: val\.csv \(hash [0-9a-f]{12} in it, "
+        r"[0-9a-f]{12} now\), so trials would not be comparable",
+        done.stderr.splitlines()[-1],
+    )
+    make_mini_teacher(project, seed=8)
+    done = run(tune_command(), project)
+    assert done.returncode == 1
+    assert re.search(
+        r"teacher save/Mini/teacher/weights\.pt \(hash [0-9a-f]{12} in it, [0-9a-f]{12} now\)",
+        done.stderr.splitlines()[-1],
+    )
+    assert facts(TunedStudy(project).trials()) == before
+
+
+def test_a_key_that_is_searched_is_not_set_besides(fresh: TunedStudy) -> None:
+    done = run(tune_command("--no-baseline", "--set", "distill.lambda=3", trials=1), fresh.project)
+    assert done.returncode == 0, done.stderr
+    assert "distill.lambda has no effect here: it is searched (optuna.search_space)" in done.stderr
+    assert "optuna.sampler has no effect: all of 1 trials are drawn at random" in done.stderr
+
+
+def test_a_mistake_in_somebodys_code_is_in_the_log_of_its_trial(fresh: TunedStudy) -> None:
+    """The trial is failed, and the terminal says where the traceback is."""
+    code = copy_of_the_project(fresh.project / "code")
+    losses = code / "utils" / "objective.py"
+    losses.write_text(losses.read_text() + "\n\ndef _relative_error(*_): raise TypeError('a mistake in my loss')\n")
+    done = run_fresh(tune_command("--no-baseline", trials=1), fresh.project, code=code)
+    assert done.returncode == 1
+    where = "log/Mini/tune/distill/trial_0"
+    assert f"trial 0: failed: TypeError: a mistake in my loss (traceback in {where})" in done.stderr
+    assert "Traceback (most recent call last)" in fresh.log(0)
+    single = run_fresh(mini("train.py"), fresh.project, code=code)
+    assert single.returncode == 1
+    assert single.stderr.splitlines()[-1] == "TypeError: a mistake in my loss"
+    assert "Traceback (most recent call last)" in single.stderr
 
 
 def test_the_pictures_are_there(undisturbed: TunedStudy) -> None:
@@ -374,7 +447,8 @@ def test_another_machine_takes_a_trial_up_when_its_signs_of_life_end(
     monkeypatch.chdir(here.project)
     config = load_config("Mini", "Mini.yaml")
     space = SearchSpace(config, lambda more: load_config("Mini", "Mini.yaml", more))
-    study = SharedStudy("distill", "Mini", url, config, space, seed=11)
+    inputs = check_data_and_teachers("Mini", None, config, space)
+    study = SharedStudy("distill", "Mini", url, config, space, seed=11, inputs=inputs)
     with Script(tune_command("--no-baseline", "--storage", url, trials=1), there.project) as other:
         with study.claim(total=1) as claim:
             claim.trial.report(0.5, 0)

@@ -300,16 +300,23 @@ def test_the_default_name_is_made_of_name_and_id(model_run: WandbServer, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["etc_Beijing_b1_abc123xyz.pth"]
 
 
-def test_with_a_data_set_the_model_is_also_placed_where_evaluation_finds_it(server: WandbServer, project: Path) -> None:
+def test_with_a_data_set_the_model_is_placed_where_evaluation_finds_it_and_nowhere_else(
+    server: WandbServer, project: Path
+) -> None:
     model = HOSER(*model_inputs("Mini", project / "data" / "Mini", str(project / "Mini.yaml")))
     server.add_run("abc", name="n", files={"best.pth": saved(model.state_dict())})
-    download(project, "--run_id", "abc", "--dataset", "Mini")
+    [printed] = download(project, "--run_id", "abc", "--dataset", "Mini")
     placed = project / "save" / "Mini" / "wandb_abc" / "best.pth"
-    assert placed.read_bytes() == (project / "n_abc.pth").read_bytes()
+    assert list(project.rglob("*.pth")) == [placed]
+    assert printed.startswith("save/Mini/wandb_abc/best.pth: ")
     result = run(mini("tools/evaluate.py", "--checkpoint", "save/Mini/wandb_abc/best.pth"), project)
     assert result.returncode == 0 and "accuracy" in result.stdout, result.stderr
+    assert "save/Mini/wandb_abc/best.pth: is there already" in error_line(
+        project, "--run_id", "abc", "--dataset", "Mini"
+    )
     placed.unlink()
-    assert "n_abc.pth: is there already" in error_line(project, "--run_id", "abc", "--dataset", "Mini")
+    download(project, "--run_id", "abc", "--dataset", "Mini", "--output", "mine.pth")
+    assert list(project.rglob("*.pth")) == [project / "mine.pth"]
 
 
 def test_best_is_chosen_among_several_files_or_the_one_that_is_named(server: WandbServer, tmp_path: Path) -> None:

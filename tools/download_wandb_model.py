@@ -21,7 +21,7 @@ from loguru import logger
 from utils.command_line import run_command_line
 from utils.config import display_path, load_config
 from utils.config_sections import WandbConfig
-from utils.wandb_download import check_targets, default_file_name, download_model, placed_path
+from utils.wandb_download import check_target, default_file_name, download_model, placed_path
 from utils.wandb_models import FoundRun, Search, choose_file, get_run, search_runs
 from utils.wandb_service import connect, find_project
 
@@ -56,22 +56,21 @@ def _search(args: argparse.Namespace, config: WandbConfig) -> None:
 
 def _download(args: argparse.Namespace, config: WandbConfig) -> None:
     *place, run_id = args.run_id
-    named = [target for target in (args.output, args.dataset and placed_path(args.dataset, run_id)) if target]
-    check_targets(named, bool(args.force))  # before anything is asked for
+    output = args.output or (placed_path(args.dataset, run_id) if args.dataset else None)
+    if output is not None:
+        check_target(output, bool(args.force))  # before anything is asked for
     api = connect()
     given_entity, given_project = [None, None, *place][-2:]
     entity, project = find_project(api, given_entity or args.entity, given_project or args.project, config)
     run = get_run(api, entity, project, run_id)
-    output = args.output or Path(default_file_name(run))
+    output = output or Path(default_file_name(run))
     file = choose_file(run, args.file)
-    placed = [placed_path(args.dataset, run_id)] if args.dataset else []
-    num_weights = download_model(file, [output, *placed], bool(args.force))
+    num_weights = download_model(file, output, bool(args.force))
     row = FoundRun.of(run)
-    for path in (output, *placed):
-        print(
-            f"{display_path(path)}: {display_path(file.name)} of run {row.id} ({display_path(row.name)}), "
-            f"{row.progress} epochs, val_acc {row.accuracy}, {num_weights:,} weights"
-        )
+    print(
+        f"{display_path(output)}: {display_path(file.name)} of run {row.id} ({display_path(row.name)}), "
+        f"{row.progress} epochs, val_acc {row.accuracy}, {num_weights:,} weights"
+    )
 
 
 def _table(runs: list[FoundRun]) -> str:
@@ -110,7 +109,10 @@ def _parse() -> argparse.Namespace:
     search.add_argument("--json", action="store_true", default=None, help="print a JSON list instead of a table")
     download = parser.add_argument_group("with --run_id")
     download.add_argument(
-        "--output", type=_path, metavar="FILE", help="where to (default: made of the run's name and id)"
+        "--output",
+        type=_path,
+        metavar="FILE",
+        help="where to (default: by --dataset, else made of the run's name and id)",
     )
     download.add_argument(
         "--file", metavar="NAME", help="file of the run (default: best.pth, else its only model file)"
@@ -122,7 +124,7 @@ def _parse() -> argparse.Namespace:
         "--dataset",
         type=_name,
         metavar="NAME",
-        help="use config/NAME.yaml; with --run_id, also place the model at save/NAME/wandb_ID/best.pth",
+        help="use config/NAME.yaml; with --run_id and without --output, place the model at save/NAME/wandb_ID/best.pth",
     )
     parser.add_argument("--config", metavar="FILE", help="configuration with a section wandb")
     args = parser.parse_args()

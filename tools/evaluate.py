@@ -14,15 +14,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils.quiet_start  # noqa: F401
 
 from models.hoser import HOSER
-from utils.checkpoint import load_model
 from utils.city import find_folder, load_city
-from utils.command_line import add_data_arguments, add_device_argument, run_command_line
+from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
 from utils.config import load_config
+from utils.config_sections import OptimizerConfig
 from utils.device import Precision, choose_device
 from utils.evaluation import evaluate_in_detail, format_report
 from utils.files import atomic_write
-from utils.loader import RoadTables, TimeStatistics, make_loader
-from utils.trajectories import read_trips
+from utils.loader import BatchLoader, RoadTables, TimeStatistics
+from utils.memory import SMALLER_BATCHES, memory_advice
+from utils.weights import load_model
+
+NO_TRAINING = "nothing is trained here"
+UNREAD = {
+    **ONE_READER,
+    **dict.fromkeys(("distill", "training.compile"), NO_TRAINING),
+    **{
+        f"optimizer_config.{field.name}": NO_TRAINING
+        for field in dataclasses.fields(OptimizerConfig)
+        if field.name != "batch_size"
+    },
+}
 
 
 def main() -> None:
@@ -39,6 +51,7 @@ def main() -> None:
 
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
+    warn_of_unread(args.overrides, UNREAD)
     device = choose_device(args.cuda)
     city = load_city(args.dataset, config, args.data_dir)
     model = HOSER(config, city.features)
@@ -46,15 +59,12 @@ def main() -> None:
     model.to(device)
 
     # Times are standardised as in training, whatever the trips.
-    statistics = TimeStatistics.of(city.trips("train", config.data.on_bad_trip))
-    if args.trips:
-        trips = read_trips(args.trips, city.network, config.data.on_bad_trip)
-        trips.warn_of_skipped(args.trips)
-    else:
-        trips = city.trips(args.split, config.data.on_bad_trip)
-    name = str(args.trips or args.split)
-    loader = make_loader(trips, RoadTables.of(city.network), statistics, config, device, name)
-    report = evaluate_in_detail(model, loader, city.network, Precision(config.training.precision, device))
+    statistics = TimeStatistics.of(city.trips("train"))
+    trips = city.trips_of(args.trips) if args.trips else city.trips(args.split)
+    tables = RoadTables.of(city.network)
+    loader = BatchLoader(trips, tables, statistics, config.optimizer_config.batch_size, device)
+    with memory_advice(SMALLER_BATCHES):
+        report = evaluate_in_detail(model, loader, city.network, Precision(config.training.precision, device))
     print(format_report(report))
     if args.json:
         text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"

@@ -14,9 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.quiet_start  # noqa: F401
 
+from utils.checkpoint import save_tensors
 from utils.command_line import run_command_line
 from utils.config import display_path
-from utils.teacher_file import export_checkpoint, read_vocab, write_teacher
+from utils.teacher_file import export_checkpoint, read_vocab
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
 
     vocab = read_vocab(args.vocab) if args.vocab else None
     content = export_checkpoint(args.checkpoint, args.grid_size, vocab)
-    write_teacher(args.output, content)
+    save_tensors(content, args.output)
     print(f"{display_path(args.output)}: {describe(content)}")
 
 

@@ -1,6 +1,10 @@
-"""A picture of a run: its validation curves, and one trip that the model generates, on the map.
+"""A picture of a run: its validation curves, and one test trip beside the one that the model generates.
 
 uv run python tools/plot_run.py --dataset Demo --seed 42 --output demo.png
+uv run python tools/plot_run.py --dataset Demo --run_name seed42_distill --output distilled.png
+
+The trip is the first test trip whose number of roads is the median. The model takes the most likely road at each step,
+up to twice as many roads as the real trip has; how often it arrives is written on the picture.
 """
 
 import argparse
@@ -11,51 +15,74 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import utils.quiet_start  # noqa: F401
 
+import numpy as np
 import torch
 
 from models.hoser import HOSER
-from utils.checkpoint import load_model
-from utils.city import find_folder, load_city
-from utils.command_line import add_data_arguments, add_seed_argument, run_command_line
-from utils.config import load_config
+from utils.city import City, find_folder, load_city
+from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
+from utils.config import display_path, load_config
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.loader import TimeStatistics
-from utils.plots import plot_run, read_scalars
-from utils.rollout import greedy_trip
+from utils.plots import Example, plot_run, read_validation_curves
+from utils.road_network import read_polylines
+from utils.rollout import greedy_trips
+from utils.weights import load_model
+
+MAX_TRIPS = 200  # that are generated to see how many arrive
+NO_TRAINING = "nothing is trained here"
+UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distill"), NO_TRAINING)}
 
 
 def main() -> None:
-    """Read the command line, generate test trips until one is worth a picture, draw."""
+    """Read the command line, generate test trips, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     add_seed_argument(parser)
-    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument(
+        "--run_name", metavar="NAME", help="run below save/DATASET, such as seed42_distill (default: seed{N})"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
     args = parser.parse_args()
 
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
-    curves = read_scalars(Path("tensorboard_log") / args.dataset / f"seed{args.seed}")
+    warn_of_unread(args.overrides, UNREAD)
+    name = args.run_name or f"seed{args.seed}"
+    curves = read_validation_curves(Path("tensorboard_log") / args.dataset / name)
+    best = Path("save") / args.dataset / name / "best.pth"
+    if not best.exists():
+        raise UserError(f"{display_path(best)}: no such file (of a search, only the best trials keep theirs)")
     city = load_city(args.dataset, config, args.data_dir)
     model = HOSER(config, city.features).eval()
-    load_model(model, Path("save") / args.dataset / f"seed{args.seed}" / "best.pth")
+    load_model(model, best)
+    trip = generate_example(model, city)
+    picture = plot_run(curves, *read_polylines(city.folder), trip, title=f"{args.dataset}, {name}")
+    atomic_write(args.output, lambda file: file.write(picture))
+    print(f"{display_path(args.output)}: {trip.title}".replace("\n", "; "))
+
+
+def generate_example(model: HOSER, city: City) -> Example:
+    """The test trip of median length, and how many of the test trips arrive when they are generated."""
     test, statistics = city.trips("test"), TimeStatistics.of(city.trips("train"))
+    lengths = np.diff(test.offset)
+    chosen = int(np.flatnonzero(lengths == np.sort(lengths)[(len(lengths) - 1) // 2])[0])
+    number = min(len(test), MAX_TRIPS)
+    tried = list(dict.fromkeys([*range(number), chosen]))
+    real = [test.road_id[test.offset[i] : test.offset[i + 1]].tolist() for i in tried]
+    queries = [(roads[0], int(test.time_s[test.offset[i]]), roads[-1]) for i, roads in zip(tried, real, strict=True)]
     with torch.no_grad():
         embeddings = model.embed_network()
-    for trip in range(len(test)):
-        real = test.road_id[test.offset[trip] : test.offset[trip + 1]].tolist()
-        start_time_s = int(test.time_s[test.offset[trip]])
-        made, _ = greedy_trip(
-            model, embeddings, city.network, statistics, real[0], start_time_s, real[-1], 2 * len(real)
-        )
-        # A long trip that arrives and is not simply the real one shows most.
-        if len(real) >= 20 and made[-1] == real[-1] and made != real:
-            break
-    else:
-        raise UserError(f"{args.dataset}: no generated test trip of 20 roads or more arrives; train longer")
-    picture = plot_run(curves, city.network, real, made, title=f"{args.dataset}, seed {args.seed}")
-    atomic_write(args.output, lambda file: file.write(picture))
-    print(f"{args.output}: test trip {trip + 1}, {len(real)} roads; the generated one has {len(made)}")
+    made = greedy_trips(model, embeddings, city.network, statistics, queries, [2 * len(roads) for roads in real])
+    arrive = sum(made[i][0][-1] == real[i][-1] for i in range(number))
+    of = "test trips" if number == len(test) else f"the first {number} test trips"
+    place = tried.index(chosen)
+    title = (
+        f"test trip {chosen + 1}, the first of median length ({len(real[place])} roads)\n"
+        f"{arrive / number:.0%} of {of} arrive ({arrive} of {number})"
+    )
+    return Example(real[place], made[place][0], title)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,34 @@ from loguru import logger
 
 from utils.checkpoint import size_bytes
 from utils.city import find_folder, load_city
-from utils.command_line import add_data_arguments, add_device_argument, add_seed_argument, run_command_line
-from utils.config import Config, display_path, load_config
+from utils.command_line import (
+    ONE_READER,
+    Kept,
+    add_data_arguments,
+    add_device_argument,
+    add_seed_argument,
+    run_command_line,
+    warn_of_unread,
+)
+from utils.config import Config, describe_config, display_path, load_config
 from utils.device import Precision, choose_device, set_seed
 from utils.distillation import teacher_path
-from utils.grid import describe_grid, make_grid
+from utils.grid import describe_grid, make_grid, warn_of_stretched_grid
+from utils.memory import SMALLER_TEACHER_BATCHES, memory_advice
 from utils.signals import held_signals
 from utils.teacher_checkpoint import TeacherCheckpoint
-from utils.teacher_training import TokenTrips, make_teacher, perplexity, train_teacher_epoch
+from utils.teacher_training import TokenTrips, make_teacher, perplexity, train_teacher_epoch, uniform_perplexity
 from utils.tracking import Run, open_run
 from utils.training import Schedule, make_optimizer
+
+kept = Kept("no epoch was finished by this command; run it again to go on")
+EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to go on"
+ONLY_THE_STUDENT = "only the training of the student reads it"
+UNREAD = {
+    **{name: reason for name, reason in ONE_READER.items() if name != "teacher"},
+    **dict.fromkeys(("optimizer_config", "training.compile", "navigator_config"), ONLY_THE_STUDENT),
+    **{f"distill.{name}": ONLY_THE_STUDENT for name in ("enable", "window", "lambda", "temperature", "steps", "cache")},
+}
 
 
 def main() -> None:
@@ -42,6 +60,8 @@ def main() -> None:
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     with open_run(args.dataset, "teacher") as run:
+        logger.info(describe_config(config, args.dataset, args.config))
+        warn_of_unread(args.overrides, UNREAD)
         train(args, config, run)
 
 
@@ -52,16 +72,15 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     city = load_city(args.dataset, config, args.data_dir)
     grid = make_grid(city.network, distill.grid_size, distill.downsample)
     logger.info(describe_grid(grid))
-    splits = {
-        split: TokenTrips(
-            city.trips(split, config.data.on_bad_trip), grid, settings.block_size, settings.batch_size, device
-        )
-        for split in ("train", "val")
+    warn_of_stretched_grid(grid)
+    trips = {split: city.trips(split) for split in ("train", "val")}
+    tokens = {
+        split: TokenTrips(trips[split], grid, settings.block_size, settings.batch_size, device) for split in trips
     }
-    num_batches = splits["train"].num_batches
+    num_batches = tokens["train"].num_batches
 
     set_seed(args.seed)
-    model = make_teacher(settings, grid).to(device)
+    model = make_teacher(settings, grid, device)
     optimizer = make_optimizer(model, settings)
     total_steps = settings.max_epoch * num_batches
     schedule = Schedule(settings.learning_rate, total_steps, total_steps * settings.warmup_ratio)
@@ -73,32 +92,46 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
         "dataset": args.dataset,
         "seed": args.seed,
         "grid": [grid.rows, grid.columns],
-        "data": splits["train"].data_key,
+        "data": tokens["train"].data_key,
         **{key: getattr(settings, key) for key in ("n_layer", "n_head", "n_embd", "block_size")},
     }
     checkpoint = TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings))
     checkpoint.restore(model, optimizer, precision)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
     first_epoch = len(checkpoint.perplexities)
+    if first_epoch:
+        kept.text = EPOCHS_KEPT
     run.open_curves(checkpoint.batches_done, epochs=first_epoch)
-    with held_signals():
+    with held_signals(), memory_advice(SMALLER_TEACHER_BATCHES):
         for epoch in range(first_epoch, settings.max_epoch):
             began, first_batch = time.monotonic(), checkpoint.batches_done
             records = train_teacher_epoch(
-                model, splits["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch, first_batch
+                model, tokens["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch, first_batch
             )
             for some in records:
                 run.log_scalars("teacher_loss", some)
-            value = perplexity(model, splits["val"], precision)
+            value = perplexity(model, tokens["val"], precision)
             run.log_scalars("val_perplexity", [(epoch + 1, value)])
             checkpoint.save(model, optimizer, precision, value, first_batch + num_batches)
+            kept.text = EPOCHS_KEPT
             logger.info(
                 f"teacher epoch {epoch + 1}/{settings.max_epoch}: val_perplexity {value:.4f}, "
                 f"{time.monotonic() - began:.1f} s"
             )
     best = min(checkpoint.perplexities)
     logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {display_path(weights)}")
+    uniform = uniform_perplexity(trips["val"], city.network, grid, settings.block_size)
+    logger.info(
+        f"at each token it hesitates as between {best:.2f} equally likely cells; a uniform guess over each road's "
+        f"successors, which knows the road network only, as between {uniform:.2f}"
+    )
+    if best >= uniform:
+        logger.warning(
+            "this teacher knows no more than that guess, so nothing can be learned from it: train it longer "
+            "(teacher.max_epoch) or on more trips, or take a smaller one (teacher.n_layer, teacher.n_embd) or larger "
+            "cells (distill.grid_size)"
+        )
 
 
 if __name__ == "__main__":
-    run_command_line(main, kept="the epochs done so far are kept; run the same command again to go on")
+    run_command_line(main, kept=kept)

@@ -24,11 +24,13 @@ from optuna.trial import TrialState
 import train_with_distill
 from utils.city import find_folder
 from utils.command_line import (
+    ONE_READER,
     add_data_arguments,
     add_device_argument,
     add_seed_argument,
     run_command_line,
     seed_number,
+    warn_of_unread,
 )
 from utils.config import Config, display_path, load_config
 from utils.device import choose_device
@@ -97,14 +99,15 @@ def main() -> None:
         return load_config(args.dataset, args.config, [*args.overrides, *more])
 
     config = load([])
-    check_sampler(config.optuna)
     make_pruner(config.optuna, config.optimizer_config.max_epoch)
     space = SearchSpace(config, load)
+    check_sampler(config.optuna, space.distributions, args.n_trials)
+    warn_of_unread(args.overrides, unread_keys(space, args.storage))
     device = choose_device(args.cuda)
-    check_data_and_teachers(args.dataset, args.data_dir, config, space)
+    inputs = check_data_and_teachers(args.dataset, args.data_dir, config, space)
 
     # the work
-    study = SharedStudy(args.study_name, args.dataset, args.storage, config, space, args.seed)
+    study = SharedStudy(args.study_name, args.dataset, args.storage, config, space, args.seed, inputs)
     logger.info(
         f"study '{study.name}' in {display_path(study.folder)}: {len(study.trials())} of {args.n_trials} trials"
     )
@@ -116,7 +119,7 @@ def main() -> None:
         config_path=args.config,
     )
     worker = Worker(study, train, args.overrides, args.keep)
-    results = StudyResults(study, load, args.data_dir)
+    results = StudyResults(study, load, args.data_dir, args.cuda)
     if args.baseline:
         worker.baseline(wait=False)
     for _ in worker.trials(args.n_trials):
@@ -138,6 +141,16 @@ def main() -> None:
         print(results.finish_final(worker.final_runs(seeds, best.params)))
         if best.params.get("distill.enable") is False:
             print("the best settings have no teacher: both columns are the same training")
+
+
+def unread_keys(space: SearchSpace, storage: str | None) -> dict[str, str]:
+    """Keys and sections that have no effect on this search, and why."""
+    unread = {"teacher": ONE_READER["teacher"]}
+    unread |= dict.fromkeys(space.distributions, "it is searched (optuna.search_space)")
+    if storage is None:
+        on_machines = "it is for a study that several machines share (--storage)"
+        unread |= dict.fromkeys(("optuna.heartbeat_interval", "optuna.grace_period"), on_machines)
+    return unread
 
 
 def _count(text: str) -> int:

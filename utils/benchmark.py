@@ -28,7 +28,6 @@ from utils.progress import progress
 from utils.road_network import read_road_network
 from utils.teacher_cache import CachedLogProbs
 from utils.training import Schedule, evaluate, make_optimizer, optimizer_step
-from utils.trajectories import read_trips
 
 Figures = dict[str, float]
 WARM_UP_STEPS = 3
@@ -77,8 +76,8 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     """
     figures: Figures = {"batch_size": config.optimizer_config.batch_size}
     figures |= measure_starts(dataset, config, city)
-    figures["features_s"], network = seconds(device, read_road_network, city.folder)
-    taken, trips = seconds(device, read_trips, city.folder / "val.csv", network, config.data.on_bad_trip)
+    figures["features_s"], _ = seconds(device, read_road_network, city.folder)
+    taken, trips = seconds(device, city.trips_of, city.folder / "val.csv")
     figures["csv_ms_per_trip"] = 1e3 * taken / len(trips)
     loaders = make_loaders(city, config, device)
     train, val = loaders["train"], loaders["val"]

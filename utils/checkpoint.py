@@ -12,13 +12,15 @@ from loguru import logger
 from torch import Tensor, nn
 
 from utils.config import display_path
-from utils.digest import content_digest
 from utils.disk_space import warn_if_short
 from utils.errors import UserError
+from utils.file_kinds import ZIP, foreign_kind
 from utils.files import atomic_copy, atomic_write
 
+# The number at the beginning of files that torch wrote before version 1.6, which have no checksums.
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth$")
-CHECKSUM = "checksum"
 
 
 def save_tensors(content: Any, path: Path) -> None:
@@ -34,22 +36,27 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
     """
     shown = display_path(path)
     if not path.is_file():
-        raise UserError(f"{shown}: no such file")
+        raise UserError(f"{shown}: {'is a folder, expected a file' if path.is_dir() else 'no such file'}")
     try:
-        # torch.load does not look at the checksums that its own file format carries.
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise UserError(f"{shown}: unpacks to more than its own size, which no file of torch does")
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"{shown}: damaged (checksum of {damaged} is wrong)")
+        if kind := foreign_kind(path, zip_expected=True):
+            raise UserError(f"{shown}: {kind}")
+        if is_archive(path):
+            # torch.load does not look at the checksums that its own file format carries.
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise UserError(f"{shown}: unpacks to more than its own size, which no file of torch does")
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise UserError(f"{shown}: damaged (checksum of {damaged} is wrong)")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         if not _is_plain(content, path.stat().st_size):
             raise UserError(f"{shown}: holds something else than plain tensors and values, or damaged")
         return content
     except UserError:
         raise
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if "truncated" in str(error):
+            raise UserError(f"{shown}: damaged ({error})") from None
         raise UserError(
             f"{shown}: holds more than tensors and plain values; it is not loaded, since it could run any code"
         ) from None
@@ -60,6 +67,20 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
         # many ways to refuse. All of them mean the same to the user.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{shown}: not a file of tensors saved by torch, or damaged ({reason})") from None
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the file is in torch's present format, and not in that from before torch 1.6.
+
+    Raises:
+        UserError: it is in neither.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(OLD_FORMAT))
+    if not head.startswith((ZIP, OLD_FORMAT)):
+        raise UserError(f"{display_path(path)}: not a file of tensors saved by torch, or damaged")
+    return head.startswith(ZIP)
 
 
 def _is_plain(content: Any, max_values: int) -> bool:
@@ -89,60 +110,13 @@ def _is_plain(content: Any, max_values: int) -> bool:
 
 
 def state_dict_of(model: nn.Module) -> "OrderedDict[str, Tensor]":
-    """The model's state dict on the CPU, so that it loads on machines without a GPU; with its checksum."""
-    state = OrderedDict((name, value.detach().cpu()) for name, value in model.state_dict().items())
-    # Where torch keeps notes on modules by their names, and none has this one: a bare state dict all the same.
-    state._metadata = {CHECKSUM: content_digest(state)}
-    return state
+    """The model's state dict on the CPU, so that it loads on machines without a GPU."""
+    return OrderedDict((name, value.detach().cpu()) for name, value in model.state_dict().items())
 
 
 def size_bytes(model: nn.Module) -> int:
     """Size of the model's state dict."""
     return sum(value.nbytes for value in model.state_dict().values())
-
-
-def load_model(model: nn.Module, path: Path) -> None:
-    """Load the state dict in `path` into `model`.
-
-    Raises:
-        UserError: the file cannot be read, has been changed, or is of another model.
-    """
-    state = load_tensors(path)
-    fit_state_dict(model, state, path, "was it trained with another configuration or data set?")
-    notes = getattr(state, "_metadata", None)
-    # Of what was loaded, so that forms of the same weights are the same. Other programs write no checksum.
-    if isinstance(notes, dict) and notes.get(CHECKSUM, "") not in ("", content_digest(dict(model.state_dict()))):
-        raise UserError(
-            f"{display_path(path)}: its weights are not those that were saved (the checksum in it is another); if "
-            "they were changed on purpose, save them with torch.save(dict(state), path)"
-        )
-
-
-def fit_state_dict(model: nn.Module, state: Any, path: Path, advice: str) -> None:
-    """Put `state`, read from `path`, into `model`; `advice` ends the message if it does not fit.
-
-    Raises:
-        UserError: it is no state dict, or of another model.
-    """
-    shown = display_path(path)
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"{shown}: found {type(state).__name__}, expected a state dict (names and tensors); {advice}")
-    for name, own in model.state_dict().items():
-        if name not in state or state[name].shape != own.shape:
-            continue  # torch tells of all of these together
-        # load_state_dict would convert anything to anything.
-        if state[name].is_floating_point() != own.is_floating_point():
-            raise UserError(f"{shown}: {name}: found {state[name].dtype}, expected {own.dtype}; {advice}")
-        if not state[name].isfinite().all():
-            raise UserError(f"{shown}: {name}: found NaN or infinite weights; {advice}")
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, IndexError) as error:
-        # The first line is a heading; each further line is one key that does not fit.
-        problems = [line.strip() for line in str(error).splitlines()[1:]]
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        problem = str(problems[0] if problems else error)[:300].rstrip(".")
-        raise UserError(f"{shown}: does not fit this model and data: {problem}{more}; {advice}") from None
 
 
 class EpochCheckpoints:

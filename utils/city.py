@@ -1,5 +1,6 @@
 """A data set: where its files are, its road network with zones, and its trips."""
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ import torch
 from loguru import logger
 
 from models.inputs import NetworkFeatures
-from utils.config import Config, display_path, load_config
+from utils.config import PROJECT, Config, display_path, load_config
 from utils.data_cache import cache_folder, load_network, load_trips
+from utils.digest import file_digest
 from utils.errors import UserError
 from utils.files import folder_lock, is_writable
-from utils.road_network import RoadNetwork
-from utils.trajectories import Trips
+from utils.road_network import RoadNetwork, describe_far_roads
+from utils.trajectories import Trips, read_trips
 from utils.zones import (
     ZONE_KEY,
     count_transitions,
@@ -28,22 +30,35 @@ from utils.zones import (
 )
 
 PUBLIC_FILES = ("roadmap.geo", "roadmap.rel", "train.csv", "val.csv", "test.csv")
+COMPANIONS = ("road_network_partition", "zone_trans_mat.npy")
 DEMO = "Demo"
 DEMO_SIZE = {"roads": 1000, "trips": 4000, "seed": 0}
 
 
 @dataclass(frozen=True)
 class City:
-    """The static part of a data set."""
+    """The static part of a data set, and how its trips are read."""
 
     folder: Path
     network: RoadNetwork
     features: NetworkFeatures
     transitions: np.ndarray  # [Z, Z], counts of steps between zones that the features were made of
+    on_bad_trip: str = "error"  # data.on_bad_trip
+    max_len: int | None = None  # trajectory_encoder_config.max_len, steps of the longest trip that the model takes
 
-    def trips(self, split: str, on_bad_trip: str = "error") -> Trips:
+    def trips(self, split: str) -> Trips:
         """The trips of `train`, `val` or `test`; parsed once, then from a cache beside the data."""
-        return load_trips(self.folder, split, self.network, on_bad_trip)
+        return load_trips(self.folder, split, self.network, self.on_bad_trip, self.max_len)
+
+    def file_digests(self) -> dict[str, str]:
+        """Hashes of all files that training reads, by their names."""
+        paths = [self.folder / name for name in PUBLIC_FILES]
+        paths += [_companion(self.folder, name) for name in COMPANIONS]
+        return {path.name: file_digest(path)[:12] for path in paths}
+
+    def trips_of(self, path: Path) -> Trips:
+        """The trips of any CSV file, by the rules that hold for the splits."""
+        return read_trips(path, self.network, self.on_bad_trip, self.max_len)
 
 
 def model_inputs(
@@ -72,6 +87,11 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
                 _build_demo(folder)
     network = load_network(folder)
     _check_sizes(config, network)
+    if far := describe_far_roads(network):
+        logger.warning(
+            f"{display_path(folder / 'roadmap.geo')}, {far}: a mistake? All coordinates are standardised, and a "
+            "teacher's grid is laid, over all roads"
+        )
     road2zone, transitions = _load_zones(folder, network, config)
     used, configured = int(road2zone.max()) + 1, config.road_network_encoder_config.zone_id_num_embeddings
     if used < configured:
@@ -88,7 +108,8 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
         zone_edge_weight=torch.from_numpy(weights),
         road2zone=torch.from_numpy(road2zone),
     )
-    return City(folder, network, features, transitions)
+    rules = config.data.on_bad_trip, config.trajectory_encoder_config.max_len
+    return City(folder, network, features, transitions, *rules)
 
 
 def _build_demo(folder: Path) -> None:
@@ -102,8 +123,7 @@ def _build_demo(folder: Path) -> None:
 def _load_zones(folder: Path, network: RoadNetwork, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Zone of each road and transition counts; what is absent is computed and written."""
     num_zones = config.road_network_encoder_config.zone_id_num_embeddings
-    partition_path = _companion(folder, "road_network_partition")
-    matrix_path = _companion(folder, "zone_trans_mat.npy")
+    partition_path, matrix_path = (_companion(folder, name) for name in COMPANIONS)
     if partition_path.exists() and matrix_path.exists():
         road2zone = read_partition(partition_path, network.num_roads, num_zones)
         return road2zone, read_transitions(matrix_path, road2zone, num_zones)
@@ -111,11 +131,12 @@ def _load_zones(folder: Path, network: RoadNetwork, config: Config) -> tuple[np.
         logger.info(f"partitioning {network.num_roads} roads into {num_zones} zones (KaHIP; once)")
         write_partition(partition_path, partition_roads(network, num_zones))
     road2zone = read_partition(partition_path, network.num_roads, num_zones)
-    train = load_trips(folder, "train", network, config.data.on_bad_trip)
+    max_len = config.trajectory_encoder_config.max_len
+    train = load_trips(folder, "train", network, config.data.on_bad_trip, max_len)
     counts = count_transitions(road2zone, train)
     if matrix_path.exists() and not np.array_equal(read_transitions(matrix_path, road2zone, num_zones), counts):
         # Counts of another partition than the one just made mean nothing.
-        logger.warning(f"{display_path(matrix_path)}: does not belong to the new partition; counted anew")
+        logger.warning(f"{display_path(matrix_path)}: does not belong to the new partition; counted again")
     write_transitions(matrix_path, counts)
     return road2zone, counts
 
@@ -131,12 +152,24 @@ def find_folder(dataset: str, data_dir: str | Path | None = None) -> Path:
     missing = [name for name in PUBLIC_FILES if not _asked((folder / name).is_file)]
     if missing and not _is_unbuilt_demo(dataset, data_dir):
         names = ", ".join(missing)
+        is_there = _asked(folder.is_dir)
         raise UserError(
-            f"{display_path(folder)}: {'missing' if _asked(folder.is_dir) else 'no such folder; it needs'} {names}. "
+            f"{display_path(folder)}: {'missing' if is_there else 'no such folder; it needs'} {names}. "
             "The public data sets are at Hugging Face, dataset caoji2001/HOSER-dataset: place their files there, "
             "or name another folder with --data_dir. --dataset Demo runs without a download"
+            f"{'' if is_there or data_dir is not None else _proposal(dataset)}"
         )
     return folder
+
+
+def _proposal(dataset: str) -> str:
+    """Which data set may be meant, if one is there under a similar name, or elsewhere."""
+    if _asked((PROJECT / "data" / dataset).is_dir):
+        return f". Paths are relative to the working folder; {PROJECT / 'data' / dataset} is there"
+    there = [path.name for path in Path("data").glob("[!.]*") if _asked(path.is_dir)]
+    by_lower_case = {name.lower(): name for name in (*there, DEMO)}
+    close = difflib.get_close_matches(dataset.lower(), by_lower_case, n=1)
+    return f". Did you mean --dataset {by_lower_case[close[0]]}?" if close else ""
 
 
 def _asked(question: Callable[[], bool]) -> bool:

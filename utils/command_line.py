@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -36,11 +36,20 @@ def fail_beside(others: Others) -> None:
     _others = others
 
 
-def run_command_line(main: Callable[[], None], kept: str = "files already written are complete") -> None:
+class Kept:
+    """What there is of a program's work when it ends early; it changes while the program runs."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+
+def run_command_line(main: Callable[[], None], kept: str | Kept = "files already written are complete") -> None:
     """Run `main` as a program: a `UserError` becomes one line on stderr and exit code 1.
 
-    SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143.
+    SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143. What the
+    program does not understand keeps its traceback: it may be a mistake in somebody's code.
     """
+    kept = Kept(kept) if isinstance(kept, str) else kept
     listen_to_signals()
     log_to_terminal()
     threading.excepthook = _on_error_in_thread
@@ -53,7 +62,7 @@ def run_command_line(main: Callable[[], None], kept: str = "files already writte
         if number is not None:
             word, code = WORDS[number]
             if not _others.have_failed():  # whoever starts several processes ends all when one has failed
-                logger.warning(f"{word}: {kept}")
+                logger.warning(f"{word}: {kept.text}")
             sys.exit(code)
         if not isinstance(error, SystemExit) and _others.have_failed(one_more=True):
             sys.exit(1)
@@ -66,7 +75,7 @@ def run_command_line(main: Callable[[], None], kept: str = "files already writte
             sys.exit(1)  # the reader of our output went away (`... | head`)
         trouble = _machine_trouble(error)
         if trouble:
-            logger.error(f"error: {trouble}; {kept}")
+            logger.error(f"error: {trouble}; {kept.text}")
             sys.exit(1)
         raise
 
@@ -86,21 +95,16 @@ def _on_error_in_thread(error: threading.ExceptHookArgs) -> None:
 
 
 def _machine_trouble(error: BaseException) -> str | None:
-    """What the machine has failed in, if that is what ends the program; by names, as importing torch takes seconds."""
-    if isinstance(error, OSError):
+    """What the machine has failed in, where that is sure; by names, as importing torch takes seconds."""
+    if isinstance(error, OSError) and error.errno in FULL:
         where = f"{display_path(Path(error.filename))}: " if isinstance(error.filename, str) else ""
-        reason = f"[Errno {error.errno}] {error.strerror}" if error.errno else str(error)
-        return f"{where}OSError: {reason}" + (f"; {REMEDIES}" if error.errno in FULL else "")
+        return f"{where}OSError: [Errno {error.errno}] {error.strerror}; {REMEDIES}"
     names = {kind.__name__ for kind in type(error).__mro__}
     reason = next(iter(str(error).splitlines()), "")[:200].rstrip(".")
     if "OutOfMemoryError" in names:
-        return f"the GPU's memory is full ({reason}); lower optimizer_config.batch_size"
+        return f"the GPU's memory is full ({reason})"
     if names & {"DistBackendError", "DistNetworkError"} or (names & {"RuntimeError"} and "gloo" in reason):
         return f"another process of this run has ended, or cannot be reached ({reason})"
-    if "AcceleratorError" in names:
-        return f"the GPU has failed ({reason})"
-    if "MemoryError" in names or (names & {"RuntimeError"} and "can't allocate memory" in reason):
-        return f"this machine's memory is full ({reason or 'MemoryError'}); lower optimizer_config.batch_size"
     return None
 
 
@@ -113,6 +117,28 @@ def log_to_terminal(level: str = "INFO", prefix: str = "") -> None:
         level=level,
         filter=lambda record: not record["extra"].get("file_only"),
     )
+
+
+# Sections of the configuration that one program reads, and others do not.
+ONE_READER = {
+    "teacher": "only tools/train_teacher.py reads it",
+    "optuna": "only tools/tune_hoser.py reads it",
+    "wandb": "only train_with_distill.py is tracked by WandB",
+}
+
+
+def warn_of_unread(overrides: Sequence[str], unread: Mapping[str, str], *others: str) -> None:
+    """Say which settings have no effect in this program.
+
+    Args:
+        overrides: the `key=value` texts of `--set`.
+        unread: keys and sections that the program does not read, and why.
+        others: keys that are set in the file.
+    """
+    for key in dict.fromkeys([*(text.partition("=")[0].strip() for text in overrides), *others]):
+        reason = unread.get(key) or unread.get(key.partition(".")[0])
+        if reason:
+            logger.warning(f"{key} has no effect here: {reason}")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, dataset_required: bool = True) -> None:

@@ -29,7 +29,7 @@ def load_config(
     path: str | Path | None = None,
     overrides: typing.Sequence[str] | typing.Mapping[str, Any] = (),
 ) -> Config:
-    """Read `path`, or else `config/{dataset}.yaml` if there is one, or else take the published values.
+    """Read the file that `config_path` names, or else take the published values.
 
     `overrides`, applied in their order, are `section.key=value` texts with YAML values, or a mapping from
     keys (or sections) to values.
@@ -38,13 +38,8 @@ def load_config(
         UserError: no such file, YAML that does not parse, an unknown key, a value of the wrong type or
             out of range, or sizes that do not fit together.
     """
-    if path is None:
-        default_path = PROJECT / "config" / f"{dataset}.yaml"
-        tree, source = ({}, f"config of {dataset}")
-        if default_path.exists():
-            tree, source = _read_yaml(default_path), display_path(default_path)
-    else:
-        tree, source = _read_yaml(Path(path)), display_path(path)
+    path = config_path(dataset, path)
+    tree, source = ({}, f"config of {dataset}") if path is None else (_read_yaml(path), display_path(path))
     _check_placeholder(tree, source)
     config = _build(Config, tree, source, "")
     if isinstance(overrides, typing.Mapping):
@@ -57,6 +52,23 @@ def load_config(
     _check_sizes(config, source)
     _check_names(config, source)
     return config
+
+
+def config_path(dataset: str, path: str | Path | None = None) -> Path | None:
+    """The configuration file of a run: `path` if it is given, else `config/{dataset}.yaml`, else None.
+
+    That file is looked for in the working folder, as all paths are, and then among those that come with the project.
+    """
+    if path is not None:
+        return Path(path)
+    name = Path("config") / f"{dataset}.yaml"
+    return next((place for place in (name, PROJECT / name) if place.exists()), None)
+
+
+def describe_config(config: Config, dataset: str, path: str | Path | None = None) -> str:
+    """The line of the log that says what is in force, and from which file."""
+    source = config_path(dataset, path)
+    return f"configuration: {'published values' if source is None else display_path(source)}: {config_to_dict(config)}"
 
 
 def display_path(path: str | Path) -> str:

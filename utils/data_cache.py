@@ -14,13 +14,13 @@ from torch import Tensor
 from utils.checkpoint import load_tensors, save_tensors
 from utils.config import display_path
 from utils.errors import UserError
-from utils.files import is_writable
+from utils.files import is_writable, remove
 from utils.road_network import RoadNetwork, read_road_network
-from utils.trajectories import Trips, read_trips
+from utils.trajectories import Trips, parse_trips, usable_trips
 
 # Raise them when the content of what is kept changes.
-NETWORK_VERSION = 1
-TRIPS_VERSION = 1
+NETWORK_VERSION = 2
+TRIPS_VERSION = 2
 
 
 def load_network(folder: Path) -> RoadNetwork:
@@ -39,8 +39,12 @@ def load_network(folder: Path) -> RoadNetwork:
     return network
 
 
-def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str) -> Trips:
-    """Trips of a split, from the cache if it was made of the same file and relations."""
+def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str, max_len: int | None = None) -> Trips:
+    """Trips of a split, parsed once, then from the cache if it was made of the same file and relations.
+
+    Raises:
+        UserError: as `read_trips`, whose arguments these are.
+    """
     path = folder / f"{split}.csv"
 
     def key() -> str:
@@ -49,14 +53,10 @@ def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str)
     cache = cache_folder(folder) / f"{split}-{key()}.pt"
     trips = _read(cache, Trips)
     if trips is None:
-        trips = read_trips(path, network, on_bad_trip)
+        trips = parse_trips(path, network)
         _check_unchanged(cache, key(), path)
         _write(trips, cache, split)
-    if trips.skipped and on_bad_trip == "error":
-        # The cache was made by a run that skips; read again for the error of a run that does not.
-        return read_trips(path, network, on_bad_trip)
-    trips.warn_of_skipped(path)
-    return trips
+    return usable_trips(trips, path, on_bad_trip, max_len)
 
 
 def cache_folder(folder: Path) -> Path:
@@ -110,6 +110,6 @@ def _write(record: Any, cache: Path, kind: str) -> None:
         save_tensors(content, cache)
         for old in cache.parent.glob(f"{kind}-*.pt"):
             if old != cache:
-                old.unlink(missing_ok=True)
+                remove(old)
     except (UserError, OSError) as error:
         logger.warning(f"{error}; training goes on without the cache")

@@ -1,6 +1,7 @@
 """Distillation from LM-TAD into HOSER: the KL term of the loss."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from utils.config import display_path
 from utils.config_sections import DistillConfig
 from utils.data_cache import cache_folder
 from utils.errors import UserError
-from utils.grid import describe_grid, make_grid
+from utils.grid import describe_grid, make_grid, warn_of_stretched_grid
 from utils.loader import BatchLoader
-from utils.objective import pad_candidates
+from utils.objective import label_rank, pad_candidates
 from utils.processes import ALONE, Processes
 from utils.teacher import TeacherReader, tokens_of_roads
 from utils.teacher_cache import cache_key, cached_log_probs
 from utils.teacher_file import load_teacher
+
+LEAST_LOG_PROB = -20.0
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,87 @@ def check_teacher(config: DistillConfig, dataset: str) -> None:
         )
 
 
-def load_distillation(config: DistillConfig, dataset: str, city: City, train: BatchLoader) -> DistillationTerm:
+@dataclass(frozen=True)
+class Distillation:
+    """What a teacher gives to a training."""
+
+    term: DistillationTerm  # of the loss
+    val_log_probs: Callable[[Batch], Tensor]  # the teacher's, on the validation split, [K]
+
+
+def load_distillation(
+    config: DistillConfig, dataset: str, city: City, loaders: Mapping[str, BatchLoader]
+) -> Distillation:
     """The KL term of a configuration; the teacher is asked now (or was before), or at each batch."""
+    train, folder = loaders["train"], cache_folder(city.folder)
     reader, token_of_road = load_teacher_reader(config, dataset, city, train.device)
-    log_probs: Callable[[Batch], Tensor] = reader.log_probs
+    answers: dict[str, Callable[[Batch], Tensor]] = dict.fromkeys(("train", "val"), reader.log_probs)
     if config.cache:
-        key = cache_key(teacher_path(config, dataset), train, token_of_road, config.window)
-        log_probs = cached_log_probs(reader, train, cache_folder(city.folder), key)
-    return DistillationTerm(log_probs, config.temperature, config.steps == "last", train.processes)
+        path = teacher_path(config, dataset)
+        for split in answers:
+            key = cache_key(path, loaders[split], token_of_road, config.window)
+            answers[split] = cached_log_probs(reader, loaders[split], folder, key)
+    term = DistillationTerm(answers["train"], config.temperature, config.steps == "last", train.processes)
+    return Distillation(term, answers["val"])
+
+
+@dataclass(frozen=True)
+class TeacherFigures:
+    """How well a teacher predicts the next road, on the steps whose cells it knows."""
+
+    known_share: float  # of all steps
+    accuracy: float
+    perplexity: float  # exp of the mean of -log q(road that was taken)
+    uniform_perplexity: float  # the same of a guess that takes all candidates for equally likely
+
+
+@torch.no_grad()
+def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -> TeacherFigures:
+    """Ask the teacher (its log-probabilities [K] of a batch) about a split."""
+    totals = torch.zeros(5, dtype=torch.float64, device=loader.device)
+    for batch in loader.in_order():
+        if not batch.share:
+            continue
+        answer = log_probs(batch)
+        taken = answer.index_select(0, batch.label_candidate)
+        known = ~taken.isnan()
+        right = (label_rank(answer, batch) == 0) & known
+        totals += torch.stack(
+            [
+                torch.tensor(len(taken), device=taken.device),
+                known.sum(),
+                right.sum(),
+                # A probability of zero would make the mean infinite; float16, in which answers are kept, has many.
+                -taken[known].clamp(min=LEAST_LOG_PROB).double().sum(),
+                batch.candidate_len[known].double().log().sum(),
+            ]
+        ).double()
+    steps, known, right, surprise, uniform = loader.processes.sum(totals).tolist()
+    at_least_one = max(known, 1.0)
+    return TeacherFigures(
+        known / steps, right / at_least_one, math.exp(surprise / at_least_one), math.exp(uniform / at_least_one)
+    )
+
+
+def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoader], config: DistillConfig) -> None:
+    """Say what the teacher is worth on the validation split, and which settings of distillation have no effect."""
+    figures = measure_teacher(distillation.val_log_probs, loaders["val"])
+    logger.info(
+        f"the teacher, on val: next-road accuracy {figures.accuracy:.4f}; perplexity {figures.perplexity:.3f} (it "
+        f"hesitates as between so many candidates), a uniform guess has {figures.uniform_perplexity:.3f}; it knows the "
+        f"cells of {figures.known_share:.1%} of the steps"
+    )
+    if figures.perplexity >= figures.uniform_perplexity:
+        logger.warning("this teacher says no more of the next road than a uniform guess: it cannot help")
+    train, last_only = loaders["train"], config.steps == "last"
+    if config.lambda_ == 0:
+        logger.warning("distill.lambda is 0: the teacher has no effect")
+    elif not train.steps_with_choice(last_only):
+        logger.warning(
+            f"the teacher has no effect: no {'last ' * last_only}step of train.csv has two candidates or more"
+        )
+    elif last_only and train.has_one_step_trips_only:
+        logger.warning("distill.steps=last has no effect: the trips of train.csv have one step each")
 
 
 def load_teacher_reader(
@@ -98,6 +174,7 @@ def load_teacher_reader(
             f"distill.window: found {config.window}, expected at most {block_size} (block_size of {display_path(path)})"
         )
     grid = make_grid(city.network, config.grid_size, config.downsample)
+    warn_of_stretched_grid(grid)
     token_of_road = tokens_of_roads(teacher, grid, path)
     known = (token_of_road >= 0).float().mean().item()
     logger.info(f"{describe_grid(grid)}; {known:.1%} of the roads lie in cells that the teacher knows")

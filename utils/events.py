@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from utils.files import atomic_write
+from utils.files import atomic_write, move, remove
 
 EPOCH_TAGS = "val_"  # tags of this prefix count epochs from 1, the others batches from 0
 
@@ -17,7 +17,7 @@ EPOCH_TAGS = "val_"  # tags of this prefix count epochs from 1, the others batch
 def retire_events(folder: Path) -> None:
     """Take an earlier run's events out of TensorBoard's sight: two runs in one curve are no curve."""
     for path in folder.glob("events.out.tfevents*"):
-        path.rename(path.with_name(path.name.replace("tfevents", "earlier-run")))
+        move(path, path.with_name(path.name.replace("tfevents", "earlier-run")))
 
 
 def trim_events(folder: Path, batches: int, epochs: int) -> None:
@@ -36,7 +36,7 @@ def trim_events(folder: Path, batches: int, epochs: int) -> None:
     # In the place of the oldest file, so that the order of their names stays that of time.
     atomic_write(paths[0], lambda target: target.write(file.getvalue()))
     for path in paths[1:]:
-        path.unlink()
+        remove(path)
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, float]]:

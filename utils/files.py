@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -78,6 +79,51 @@ def atomic_copy(source: Path, target: Path) -> None:
     except OSError as error:
         raise UserError(f"{display_path(source)}: cannot be read ({error.strerror})") from None
     atomic_write(target, lambda file: file.write(content))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file within its folder; one that is called `target` is replaced.
+
+    Raises:
+        WriteError: it cannot be renamed.
+    """
+    try:
+        source.replace(target)
+        _fsync_folder(target.parent)
+    except OSError as error:
+        raise write_error(source, error) from None
+
+
+def earlier_path(path: Path, number: int) -> Path:
+    """`best.pth` -> `best.earlier-1.pth`: a name for a file that another one takes the place of."""
+    return path.with_name(f"{path.stem}.earlier-{number}{path.suffix}")
+
+
+def set_aside(*paths: Path) -> list[Path]:
+    """Give files that belong together names under which nothing overwrites them; the new paths, in their order.
+
+    All get the same number, the first that is free. Files that are absent are passed over.
+
+    Raises:
+        WriteError: one cannot be renamed.
+    """
+    there = [path for path in paths if path.exists()]
+    number = next(n for n in itertools.count(1) if not any(earlier_path(path, n).exists() for path in there))
+    for path in there:
+        move(path, earlier_path(path, number))
+    return [earlier_path(path, number) for path in there]
 
 
 def remove_temporary_files(folder: Path, name: str = "") -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from utils.checkpoint import load_tensors
+from utils.checkpoint import is_archive, load_tensors
 from utils.config import display_path
 from utils.errors import UserError
+from utils.file_kinds import foreign_kind
 
 # What tensors are made of. torch allows more, such as `bytearray`, which can ask for any amount of memory.
 PLAIN = re.compile(
@@ -92,6 +93,10 @@ def _names(path: Path) -> set[str]:
     shown = display_path(path)
     names = set()
     try:
+        if kind := foreign_kind(path, zip_expected=True):
+            raise UserError(f"{shown}: {kind}")
+        if not is_archive(path):
+            return names  # damaged, or in the format from before torch 1.6: `load_tensors` tells
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > path.stat().st_size:

@@ -14,6 +14,12 @@ def unit_vectors(lon_deg: Floats, lat_deg: Floats) -> Floats:
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
+def distances_km(points: Floats, point: Floats) -> Floats:
+    """Great-circle distances [n] of `points` [n, 2] to `point` [2], (lon, lat) in degrees."""
+    chord = np.linalg.norm(unit_vectors(points[:, 0], points[:, 1]) - unit_vectors(*point), axis=1)
+    return 2 * EARTH_RADIUS_M / 1000 * np.arcsin(np.minimum(chord / 2, 1.0))
+
+
 def heading(y1: Floats, x1: Floats, y2: Floats, x2: Floats) -> Floats:
     """Direction from point 1 to point 2 in [0, 2 pi), anticlockwise from the x axis; degrees in.
 

@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
+from models.lmtad import LARGEST_SIZE
 from utils.errors import UserError
-from utils.road_network import RoadNetwork
+from utils.road_network import RoadNetwork, describe_far_roads
+
+# Tokens of the largest vocabulary that a teacher can have, less the special ones.
+MAX_CELLS = LARGEST_SIZE - 8
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,8 @@ class Grid:
     rows: int
     columns: int
     cell: NDArray[np.int64]  # [N], cell of each road's centre
+    origin: str = ""  # what made it, for messages: keys and bounds
+    is_stretched: bool = False  # by roads that are far from all others, which `origin` names
 
     @property
     def num_cells(self) -> int:
@@ -31,19 +38,35 @@ def make_grid(network: RoadNetwork, cell_deg: float, downsample: int) -> Grid:
         downsample: `distill.downsample`; so many cells in each direction are one.
 
     Raises:
-        UserError: a cell so small that the grid has more cells than a teacher can have tokens.
+        UserError: the grid has more cells than a teacher can have tokens.
     """
     low, high = network.bounds
     columns, rows = (int(span / cell_deg) + 1 for span in high - low)
-    if rows * columns > 2**31:
-        raise UserError(
-            f"distill.grid_size: found {cell_deg}, which makes {rows} x {columns} cells of this city; "
-            "expected degrees, such as 0.001"
-        )
     rows, columns = max(rows // downsample, 1), max(columns // downsample, 1)
+    origin = _describe_origin(network, cell_deg, downsample, rows, columns)
+    if rows * columns > MAX_CELLS:
+        raise UserError(f"{origin}, more than the {MAX_CELLS:,} that a teacher can have; {LARGER_CELLS}")
     place = np.floor((network.center - low) / cell_deg).astype(np.int64) // downsample
     column, row = np.clip(place[:, 0], 0, columns - 1), np.clip(place[:, 1], 0, rows - 1)
-    return Grid(rows, columns, row * columns + column)
+    return Grid(rows, columns, row * columns + column, origin, bool(describe_far_roads(network)))
+
+
+LARGER_CELLS = "raise distill.grid_size or distill.downsample"
+
+
+def _describe_origin(network: RoadNetwork, cell_deg: float, downsample: int, rows: int, columns: int) -> str:
+    low, high = (f"[{lon:.6g}, {lat:.6g}]" for lon, lat in network.bounds)
+    far = describe_far_roads(network)
+    keys = f"distill.grid_size {cell_deg:g}" + (f" and distill.downsample {downsample}" if downsample > 1 else "")
+    return f"{keys} makes {rows} x {columns} cells of this city (roads from {low} to {high}" + (
+        f"; roadmap.geo, {far}, lies far from the others)" if far else ")"
+    )
+
+
+def warn_of_stretched_grid(grid: Grid) -> None:
+    """Say so if a few roads make the grid much larger than the city."""
+    if grid.is_stretched:
+        logger.warning(f"{grid.origin}; {LARGER_CELLS}, or correct the road")
 
 
 def describe_grid(grid: Grid) -> str:

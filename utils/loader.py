@@ -14,8 +14,6 @@ from models.inputs import AttentionGroup, Batch, TensorRecord
 from models.ragged import ragged_arange
 from utils.city import City
 from utils.config import Config
-from utils.digest import content_digest
-from utils.errors import UserError
 from utils.geometry import EARTH_RADIUS_M, unit_vectors
 from utils.processes import ALONE, Processes
 from utils.road_network import RoadNetwork
@@ -129,6 +127,15 @@ class BatchLoader:
     def num_candidates(self) -> int:
         """Candidates of all steps of all trips."""
         return int(self._trip_candidates.sum())
+
+    def steps_with_choice(self, last_only: bool = False) -> int:
+        """Steps that have two candidates or more; of each trip's last steps only, if asked."""
+        degree = self._degree[self._first + self._trip_len - 1] if last_only else self._degree
+        return int((degree > 1).sum())
+
+    @property
+    def has_one_step_trips_only(self) -> bool:
+        return int(self._trip_len.max()) == 1
 
     @functools.cached_property
     def first_candidate(self) -> Tensor:
@@ -292,46 +299,19 @@ def make_loaders(
 
     Each of several `processes` gets its part of every batch.
     """
-    trips = {split: city.trips(split, config.data.on_bad_trip) for split in ("train", "val", "test")}
+    trips = {split: city.trips(split) for split in ("train", "val", "test")}
     counted = count_transitions(city.features.road2zone.numpy(), trips["train"])
     zones = len(counted)
     if counted.sum() != city.transitions.sum() or not np.array_equal(city.transitions[:zones, :zones], counted):
         logger.warning(
             "zone_trans_mat.npy does not count the transitions of train.csv; it is used as it is (delete it to have "
-            "it counted anew)"
+            "it counted again)"
         )
     tables, statistics = RoadTables.of(city.network).to(device), TimeStatistics.of(trips["train"])
-    return {split: make_loader(trips[split], tables, statistics, config, device, split, processes) for split in trips}
+    batch_size = config.optimizer_config.batch_size
+    return {split: BatchLoader(trips[split], tables, statistics, batch_size, device, processes) for split in trips}
 
 
-def data_keys(city: City, loaders: dict[str, BatchLoader]) -> dict[str, str]:
-    """Hashes of what training depends on, by what it is."""
-    return {
-        "training data": loaders["train"].data_key,
-        "validation data": loaders["val"].data_key,
-        "road network with its zones": content_digest(vars(city.features)),
-    }
-
-
-def make_loader(
-    trips: Trips,
-    tables: RoadTables,
-    statistics: TimeStatistics,
-    config: Config,
-    device: torch.device | str,
-    name: str,
-    processes: Processes = ALONE,
-) -> BatchLoader:
-    """A loader, after checking that no trip is longer than the configuration allows.
-
-    Raises:
-        UserError: a trip is.
-    """
-    lengths = np.diff(trips.offset) - 1
-    longest, limit = int(lengths.max()), config.trajectory_encoder_config.max_len
-    if longest > limit:
-        raise UserError(
-            f"{name}, trip {int(lengths.argmax()) + 1}: {longest} roads before the destination, "
-            f"expected at most {limit}; raise trajectory_encoder_config.max_len"
-        )
-    return BatchLoader(trips, tables, statistics, config.optimizer_config.batch_size, device, processes)
+def data_keys(loaders: dict[str, BatchLoader]) -> dict[str, str]:
+    """Hashes of the trips that training depends on, and of what is reachable, by what they are."""
+    return {"training data": loaders["train"].data_key, "validation data": loaders["val"].data_key}

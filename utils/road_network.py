@@ -1,8 +1,7 @@
 """The static part of a city: roadmap.geo and roadmap.rel -> arrays."""
 
-import ast
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 
 from utils.config import display_path
 from utils.errors import UserError
-from utils.geometry import heading, polyline_centroids
+from utils.geometry import distances_km, heading, polyline_centroids
+from utils.highway import class_ids, parse_highway
 from utils.tables import distinct_sorted, parse_integers, read_chunks, without_garbage_collection
 
 Floats = NDArray[np.float64]
@@ -36,6 +36,7 @@ class RoadNetwork:
     reach_heading: Floats  # [R], heading between the roads' end points (see `candidate_heading`)
     road_edge_index: Ints  # [2, E], adjacent roads, row-major
     intersection_attr: NDArray[np.float32]  # [E, 2], heading difference / pi, reachability
+    line: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # [N], of roadmap.geo; empty: of no file
 
     @property
     def num_roads(self) -> int:
@@ -55,7 +56,7 @@ def read_road_network(folder: Path) -> RoadNetwork:
     reach_ptr = np.concatenate([[0], np.cumsum(np.bincount(origin, minlength=num_roads))])
     center = polyline_centroids(roads.points, roads.offset)
     start, end = roads.points[roads.offset[:-1]], roads.points[roads.offset[1:] - 1]
-    type_id, classes = _class_ids(roads.highway)
+    type_id, classes = class_ids(roads.highway)
     edges = _adjacent_pairs(roads.start_node, roads.end_node)
     # float32 before the statistics, as in the published code: its rounding is part of the definition.
     center32 = center.astype(np.float32)
@@ -73,6 +74,49 @@ def read_road_network(folder: Path) -> RoadNetwork:
         reach_heading=candidate_heading(end[origin], end[reach_road]),
         road_edge_index=edges,
         intersection_attr=_intersection_attr(start, end, edges, origin, reach_road),
+        line=roads.line,
+    )
+
+
+def read_polylines(folder: Path) -> tuple[Floats, Ints]:
+    """The polylines of all roads, for pictures: points [P, 2] (lon, lat), and offsets [N + 1].
+
+    Raises:
+        UserError: as `read_road_network`.
+    """
+    with without_garbage_collection():
+        roads = _read_geo(folder / "roadmap.geo")
+    return roads.points, roads.offset
+
+
+# Beyond the last of the other roads, so many times as far from the middle of the city, is far.
+FAR_RATIO = 4.0
+FAR_SHARE = 0.05  # at most of the roads: more of them are another part of the city
+
+
+def describe_far_roads(network: RoadNetwork) -> str:
+    """`line 302 (road 300 at [0, 0], 13,000 km from the middle of the city; all others within 1.5 km)`; or empty.
+
+    A mistake in one road's coordinates stretches what is made of all: standardised coordinates, a teacher's grid.
+    """
+    num_roads = network.num_roads
+    if num_roads < 10 or not len(network.line):
+        return ""
+    distance_km = distances_km(network.center, np.median(network.center, axis=0))
+    order = np.argsort(distance_km)
+    first = num_roads - max(1, int(FAR_SHARE * num_roads))  # of those that may be far
+    ascending = distance_km[order]
+    gaps = ascending[first:] > FAR_RATIO * np.maximum(ascending[first - 1 : -1], 1e-3)
+    if not gaps.any():
+        return ""
+    first += int(gaps.argmax())
+    far = order[first:]
+    road = int(far[np.argmin(network.line[far])])
+    place = ", ".join(f"{degrees:.6g}" for degrees in network.center[road])
+    others = f" and {len(far) - 1} more," if len(far) > 1 else ","
+    return (
+        f"line {network.line[road]} (road {road} at [{place}]{others} {distance_km[road]:,.1f} km from the middle of "
+        f"the city; all others within {ascending[first - 1]:,.1f} km)"
     )
 
 
@@ -97,21 +141,23 @@ class _Roads:
     """The columns of roadmap.geo."""
 
     length_m: Floats  # [N]
-    highway: list[str]  # [N]
+    highway: list[str]  # [N], as they stand in the file
     points: Floats  # [P, 2], lon and lat
     offset: Ints  # [N + 1]
     start_node: Ints  # [N], ids of equal coordinate texts
     end_node: Ints  # [N]
+    line: Ints  # [N], of the file
 
 
 def _read_geo(path: Path) -> _Roads:
     shown = display_path(path)
-    length, highway, pieces, counts, start, end = [], [], [], [], [], []
+    length, highway, pieces, counts, start, end, lines = [], [], [], [], [], [], []
     node_ids: dict[tuple[str, str], int] = {}
     for chunk in read_chunks(path, ("geo_id", "coordinates", "length", "highway")):
         points: list[tuple[str, str]] = []
+        lines += chunk.lines
         for geo_id, text, metres, road_class, line in zip(*chunk.columns, chunk.lines, strict=True):
-            where = f"{shown}, line {line}"
+            where = f"{shown}, line {line}{chunk.note(line)}"
             if geo_id.strip() != str(len(length)):
                 raise UserError(f"{where}: geo_id: found {geo_id!r}, expected {len(length)} (0, 1, 2, ... in order)")
             polyline = _parse_polyline(text, where)
@@ -120,7 +166,11 @@ def _read_geo(path: Path) -> _Roads:
             start.append(node_ids.setdefault(polyline[0], len(node_ids)))
             end.append(node_ids.setdefault(polyline[-1], len(node_ids)))
             length.append(_parse_length(metres, where))
-            highway.append(_parse_highway(road_class, where))
+            highway.append(road_class)
+            if not parse_highway(road_class):
+                raise UserError(
+                    f"{where}: highway: found {_shorten(road_class)}, expected a class, a code or a list of classes"
+                )
         pieces.append(np.array(points, dtype=np.float64).reshape(-1, 2))
     if not length:
         raise UserError(f"{shown}: no roads")
@@ -131,6 +181,7 @@ def _read_geo(path: Path) -> _Roads:
         offset=np.concatenate([[0], np.cumsum(counts)]),
         start_node=np.array(start),
         end_node=np.array(end),
+        line=np.array(lines),
     )
 
 
@@ -168,37 +219,8 @@ def _parse_length(text: str, where: str) -> float:
     return length_m
 
 
-def _parse_highway(text: str, where: str) -> str:
-    """A class name, a code, or the first entry of a list in text form that is not `unclassified`."""
-    found = _shorten(text)
-    text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            names = [name for name in ast.literal_eval(text) if isinstance(name, str)]
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            names = []
-        text = next((name for name in names if name != "unclassified"), names[0] if names else "")
-    if not text:
-        raise UserError(f"{where}: highway: found {found}, expected a class, a code or a list of classes")
-    return text
-
-
 def _shorten(text: str) -> str:
     return repr(text) if len(text) <= 60 else repr(text[:57] + "...")
-
-
-def _class_ids(highway: list[str]) -> tuple[Ints, tuple[str, ...]]:
-    """Class of each road, and the classes in their order.
-
-    Names sort as text. A column of whole numbers only sorts by value: the published code reads it as
-    numbers, so that class 10 comes after class 9.
-    """
-    distinct = sorted(set(highway))
-    codes = parse_integers(distinct) if all(name.lstrip("-").isdecimal() for name in distinct) else None
-    if codes is not None:
-        distinct = [distinct[i] for i in np.argsort(codes, kind="stable")]
-    rank = {name: i for i, name in enumerate(distinct)}
-    return np.array([rank[name] for name in highway], dtype=np.int64), tuple(distinct)
 
 
 def _read_rel(path: Path, num_roads: int) -> tuple[Ints, Ints]:

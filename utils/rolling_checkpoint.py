@@ -13,13 +13,14 @@ from typing import Any
 from loguru import logger
 from torch import Tensor
 
-from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
+from utils.checkpoint import load_tensors, save_tensors, state_dict_of
 from utils.config import display_path, flatten
 from utils.digest import content_digest
 from utils.disk_space import warn_if_short
 from utils.errors import UserError
-from utils.files import atomic_write
-from utils.training import Learner, Metrics
+from utils.files import atomic_write, move, remove, set_aside
+from utils.training import Learner, Metrics, restore_optimizer
+from utils.weights import different_features, load_parameters
 
 VERSION = 2
 MOMENTS = 2  # that AdamW keeps, each as large as the model
@@ -36,6 +37,21 @@ KEYS = (
     "resume_state",
 )
 KINDS = {"epoch": int, "seed": int, "dataset": str, "distill_enabled": bool, "resume_state": dict}
+
+# Keys (or sections, with a dot) of the configuration, by what a change of them means to a run that goes on.
+UNREAD = ("teacher.", "optuna.")  # other programs read them
+SIZES = (
+    "road_network_encoder_config.",
+    "navigator_config.",
+    *(f"trajectory_encoder_config.{name}" for name in ("hidden_dim", "num_heads", "num_layers")),
+)
+WITHOUT_EFFECT_ON_THE_RESULT = (
+    *("wandb.", "training.compile", "distill.cache", "distill.enable"),
+    "optimizer_config.max_epoch",  # of a run that has more epochs, which is told by itself
+    # What they lead to is compared: trips, teacher, sizes.
+    *("data.", "trajectory_encoder_config.max_len", "distill.teacher"),
+    *(f"road_network_encoder_config.{name}" for name in ("road_id_num_embeddings", "type_num_embeddings")),
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class RollingCheckpoint:
         Args:
             folder: the run's.
             identity: seed, data set and mode; a checkpoint of others is deleted, with a warning.
-            config: as plain values; differences are told of.
+            config: as plain values; differences are named.
             writes: for one of several processes; the others only follow.
 
         Raises:
@@ -69,9 +85,8 @@ class RollingCheckpoint:
         self.validations: list[Metrics] = []
         self.wandb_run_id: str | None = None
         self.batches_done = 0  # through all epochs; those of an epoch may change between the parts of a run
-        self._best_digest = ""
+        self._best_digest = self._replaced_digest = ""  # of the best model, and of the one before it
         self._mismatches: list[str] = []
-        self._is_intact = True
         self._content = self._read()
         self.epochs_found = self._content["epoch"] + 1 if self._content else 0
 
@@ -99,33 +114,33 @@ class RollingCheckpoint:
         `data_keys` are hashes of what the training depends on, by what it is.
 
         Raises:
-            UserError: it is of another architecture, or best.pth is not the file that goes with it.
+            UserError: it is of another architecture, best.pth is not the file that goes with it, or no epoch is left
+                and it was trained with other settings.
         """
         self.data_keys = data_keys
-        if self._mismatches:
-            # Not before all that the new run needs has been found in order.
-            self._drop_mismatched()
         if self._content is None:
+            # Not before all that the new run needs has been found in order.
+            self._make_room()
             return
         content, state = self._content, self._content["resume_state"]
         self._content = None  # several times the model: not to be held through the run
-        fit_state_dict(
-            learner.model, content["model_state_dict"], self.path, self._remedy("is of another architecture")
-        )
+        self._check_sizes(state)
+        model, weights = learner.model, content["model_state_dict"]
         try:
-            self._tell_changes(state)
-            learner.optimizer.load_state_dict(content["optimizer_state_dict"])
+            self._tell_changes(state, learner.precision.name, different_features(model, weights))
+            load_parameters(model, weights, self.path, self._remedy("is of another architecture"))
+            restore_optimizer(learner.optimizer, content["optimizer_state_dict"])
             learner.precision.load_scaler(state["scaler"])
             accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
             self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
-            self._best_digest, self.batches_done = state["best_digest"], state["batches_done"]
-            self.wandb_run_id = content["wandb_run_id"]
+            self._best_digest, self._replaced_digest = state["best_digest"], state.get("replaced_digest", "")
+            self.batches_done, self.wandb_run_id = state["batches_done"], content["wandb_run_id"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"{display_path(self.path)}: its parts do not fit each other ({type(error).__name__}: {error}); "
                 f"{self._remedy('is corrupt')}"
             ) from None
-        self._check_best(content["model_state_dict"])
+        self._check_best(weights)
         if self.epochs_done < self._max_epoch:
             best = content["best_val_acc"]
             logger.info(f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={best:.4f}")
@@ -159,7 +174,7 @@ class RollingCheckpoint:
         model_state = state_dict_of(learner.model)
         is_best = self.best_epoch == self.epochs_done
         if is_best:
-            self._best_digest = content_digest(model_state)
+            self._replaced_digest, self._best_digest = self._best_digest, content_digest(model_state)
         content = {
             "epoch": self.epochs_done - 1,
             "seed": self.identity.seed,
@@ -174,14 +189,16 @@ class RollingCheckpoint:
                 "version": VERSION,
                 "batches_done": batches_done,
                 "scaler": learner.precision.scaler.state_dict(),
+                "precision": learner.precision.name,
                 "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
                 "best_digest": self._best_digest,
+                "replaced_digest": self._replaced_digest,
                 "config": self.config,
                 "data_keys": self.data_keys,
             },
         }
-        save_tensors(_sealed(content), self.path)
-        self._claim_path.unlink(missing_ok=True)
+        save_tensors(content, self.path)
+        remove(self._claim_path)
         # In this order: when we are killed between the two, best.pth can be had from the checkpoint.
         if is_best:
             save_tensors(model_state, self.best_path)
@@ -205,20 +222,13 @@ class RollingCheckpoint:
                     f"{display_path(self.path)}: {key}: found {type(content[key]).__name__}, expected {kind.__name__}; "
                     f"{self._remedy('is corrupt')}"
                 )
-        state = content["resume_state"]
-        self._is_intact = state.get("digest") == _seal_of(content)
         self._mismatches = self._compare(content)
         if self._mismatches:
             return None
-        if state.get("version") != VERSION:
+        if content["resume_state"].get("version") != VERSION:
             raise UserError(
                 f"{display_path(self.path)}: has another format than this version of the program, {VERSION}; "
                 f"{self._remedy('is too old')}"
-            )
-        if not self._is_intact:
-            raise UserError(
-                f"{display_path(self.path)}: its content is not what was saved (the checksum in it is another); "
-                f"{self._remedy('is corrupt')}"
             )
         if content["epoch"] + 1 < self._max_epoch:
             logger.info(f"✅ Valid checkpoint found: will resume from epoch {content['epoch'] + 2}")
@@ -233,51 +243,101 @@ class RollingCheckpoint:
         )
         return [f"{name}={found} vs {own}" for name, found, own in pairs if found != own]
 
-    def _drop_mismatched(self) -> None:
-        """Remove another run's checkpoint; one whose checksum is wrong may be ours with a damaged name, and is kept."""
-        logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(self._mismatches)})")
-        logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
+    def _make_room(self) -> None:
+        """Before a fresh start: another run's model gets a name of its own, and its checkpoint is deleted.
+
+        In this order: a kill between the two leaves the checkpoint, and the next start does the rest.
+        """
+        if self._mismatches:
+            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(self._mismatches)})")
+            logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
         if not self._writes:
             return
-        if self._is_intact:
-            self.path.unlink()
-            return
-        aside = self.path.with_name(f"{self.path.name}.damaged")
-        self.path.replace(aside)
-        logger.warning(f"its content is not what was saved (the checksum in it is another): kept as {aside.name}")
+        for path in set_aside(self.best_path):
+            logger.warning(f"{display_path(self.best_path)} is of an earlier run: kept as {path.name}")
+        if self._mismatches:
+            remove(self.path)
 
-    def _tell_changes(self, state: dict[str, Any]) -> None:
-        """Settings and data may change between the parts of a run; it is then no longer the same run."""
-        old, new = (flatten(config) for config in (state["config"], self.config))
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) == new.get(key):
-                continue
-            logger.warning(f"{key} was {old.get(key)} so far, and is {new.get(key)} now")
-            if key == "optimizer_config.max_epoch":
+    def _check_sizes(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint of a model of other sizes, by the key. Raises UserError."""
+        changed = [change for change in self._changes(state) if change.key.startswith(SIZES)]
+        changed = [change for change in changed if None not in (change.old, change.new)]  # taken from the data
+        if changed:
+            raise UserError(
+                f"{display_path(self.path)}: does not fit this model: {', '.join(map(str, changed))}; "
+                f"{self._remedy('is of another architecture')}"
+            )
+
+    def _changes(self, state: dict[str, Any]) -> "list[Change]":
+        """The settings that this training reads and that are not those of the checkpoint."""
+        old, new = (flatten(config) for config in (state.get("config") or {}, self.config))
+        unread = UNREAD if self.identity.distill_enabled else (*UNREAD, "distill.")
+        return [
+            Change(key, old[key], new[key])
+            for key in sorted(old.keys() & new.keys())
+            if old[key] != new[key] and not key.startswith(unread)
+        ]
+
+    def _tell_changes(self, state: dict[str, Any], precision: str, features: list[str]) -> None:
+        """Settings and data may change between the parts of a run; it is then no longer the same run.
+
+        `features` are those of the road network that have changed.
+
+        Raises:
+            UserError: they have, and no epoch is left that would be trained with the new ones.
+        """
+        settings = self._changes(state)
+        data = [name for name, key in self.data_keys.items() if key and state["data_keys"].get(name, key) != key]
+        if self.epochs_found >= self._max_epoch:
+            if state.get("precision") == precision:
+                settings = [change for change in settings if change.key != "training.precision"]
+            shaping = [str(item) for item in settings if not item.key.startswith(WITHOUT_EFFECT_ON_THE_RESULT)]
+            shaping += [f"other {name}" for name in (*data, *features)]
+            if shaping:
+                raise self._finished_with_others(shaping)
+            return
+        for change in settings:
+            logger.warning(f"{change.key} was {change.old} so far, and is {change.new} now")
+            if change.key == "optimizer_config.max_epoch":
                 logger.info("the learning-rate schedule goes on as that of the new number of epochs")
-        for name, key in self.data_keys.items():
-            if state["data_keys"].get(name, key) != key:
-                logger.warning(f"the {name} is not the same as so far")
+        for name in data:
+            logger.warning(f"the {name} is not the same as so far")
+        if features:
+            logger.warning(
+                f"other {', '.join(features)} than so far: from now on those of the data's files are used, and not "
+                "those in the checkpoint"
+            )
+
+    def _finished_with_others(self, differences: list[str]) -> UserError:
+        done, shown = self.epochs_found, display_path(self.path)
+        return UserError(
+            f"{shown}: training is complete ({done} epochs), but not with these settings: {', '.join(differences)}. "
+            "Train with them in a folder of their own (--run_name NAME), or go on from here (--set "
+            f"optimizer_config.max_epoch=N, above {done}), or start this run over (rm {shown}; best.pth is kept under "
+            "another name), or repeat its own settings to see its result again"
+        )
 
     def _check_best(self, latest: dict[str, Tensor]) -> None:
         """best.pth must be the file that the checkpoint was saved with."""
-        if self._best_is_intact():
+        digest = _digest_of(self.best_path)
+        if digest == self._best_digest:
             return
         if self.best_epoch == self.epochs_done:
+            if digest not in ("", self._replaced_digest):  # neither damaged nor the best one before
+                for path in set_aside(self.best_path):
+                    logger.warning(f"{display_path(self.best_path)} is not of this run: kept as {path.name}")
             save_tensors(latest, self.best_path)
             return
+        for path in self.path.parent.glob("best.earlier-*.pth"):
+            # Another run had begun here, and was killed before it had deleted the checkpoint.
+            if not self.best_path.exists() and _digest_of(path) == self._best_digest:
+                move(path, self.best_path)
+                return
         raise UserError(
             f"{display_path(self.best_path)}: missing or changed; expected the model of epoch {self.best_epoch}, and "
             f"the checkpoint holds that of epoch {self.epochs_done} only; put the file back, or "
             f"{self._remedy('has lost its best model')}"
         )
-
-    def _best_is_intact(self) -> bool:
-        try:
-            state = load_tensors(self.best_path)
-        except UserError:
-            return False
-        return content_digest(state) == self._best_digest
 
     def _remedy(self, trouble: str) -> str:
         return (
@@ -286,23 +346,33 @@ class RollingCheckpoint:
         )
 
 
+@dataclass(frozen=True)
+class Change:
+    """A setting that is not what it was."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.new} and was {self.old}"
+
+
 def _new_id() -> str:
     """Eight letters and digits, as W&B's own ids."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
 
 
+def _digest_of(path: Path) -> str:
+    """Of the content of a file of tensors; empty if there is none, or a damaged one."""
+    try:
+        return content_digest(load_tensors(path))
+    except UserError:
+        return ""
+
+
 def _read_text(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
-
-
-def _sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with the checksum of what training goes on with."""
-    return content | {"resume_state": content["resume_state"] | {"digest": _seal_of(content)}}
-
-
-def _seal_of(content: dict[str, Any]) -> str:
-    state = {key: value for key, value in content["resume_state"].items() if key != "digest"}
-    return content_digest(content | {"resume_state": state, "wandb_run_id": None})
 
 
 def on_cpu(value: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Generating a trip: from a start to a destination, one most likely road after the other."""
+"""Generating trips: from a start to a destination, one most likely road after the other."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,49 +13,60 @@ from utils.trajectories import Trips
 
 
 @torch.no_grad()
-def greedy_trip(
+def greedy_trips(
     model: HOSER,
     embeddings: tuple[Tensor, Tensor],
     network: RoadNetwork,
     statistics: TimeStatistics,
-    start: int,
-    start_time_s: int,
-    destination: int,
-    max_roads: int,
-) -> tuple[list[int], list[int]]:
-    """Roads and entry times (seconds since 1970) of the trip that takes the best candidate at each step.
+    queries: Sequence[tuple[int, int, int]],
+    max_roads: Sequence[int],
+) -> list[tuple[list[int], list[int]]]:
+    """Roads and entry times (seconds since 1970) of trips that take the best candidate at each step.
 
     Args:
         model: in evaluation mode.
         embeddings: `model.embed_network()`.
         network: the roads.
         statistics: of the training trips.
-        start: first road.
-        start_time_s: when it is entered.
-        destination: last road; the trip ends there, at a dead end, or with `max_roads` roads.
-        max_roads: limit.
+        queries: first road, when it is entered (seconds since 1970), and last road of each trip. A trip ends there,
+            at a dead end, or with its number of roads.
+        max_roads: the most roads of each trip.
     """
     tables = RoadTables.of(network).to(embeddings[0].device)
-    roads, times = [start], [start_time_s]
-    while roads[-1] != destination and len(roads) < max_roads:
-        if network.reach_ptr[roads[-1]] == network.reach_ptr[roads[-1] + 1]:
-            break
-        loader = _one_trip([*roads, destination], [*times, times[-1]], tables, statistics)
-        batch = loader.batch(np.array([0]))
+    trips = [([origin], [start_s]) for origin, start_s, _ in queries]
+    successors = np.diff(network.reach_ptr)
+    while True:
+        active = [
+            i
+            for i, ((roads, _), (_, _, destination)) in enumerate(zip(trips, queries, strict=True))
+            if roads[-1] != destination and len(roads) < max_roads[i] and successors[roads[-1]]
+        ]
+        if not active:
+            return trips
+        loader = _loader([trips[i] for i in active], [queries[i][2] for i in active], tables, statistics)
+        batch = loader.batch(np.arange(len(active)))
         prediction = model(batch, embeddings)
-        last = batch.step_of_candidate == len(roads) - 1
-        best = int(prediction.logits[last].argmax())
-        log_time = float(prediction.time_pred[last][best]) * statistics.std + statistics.mean
-        roads.append(int(batch.candidate_road_id[last][best]))
-        times.append(times[-1] + max(1, round(np.expm1(log_time))))
-    return roads, times
+        last_step = batch.trip_len.cumsum(0) - 1
+        first_candidate = batch.candidate_len.cumsum(0) - batch.candidate_len
+        for row, step in enumerate(last_step.tolist()):
+            places = slice(int(first_candidate[step]), int(first_candidate[step] + batch.candidate_len[step]))
+            best = int(prediction.logits[places].argmax()) + places.start
+            log_time = float(prediction.time_pred[best]) * statistics.std + statistics.mean
+            roads, times = trips[active[int(batch.trip_index[row])]]
+            roads.append(int(batch.candidate_road_id[best]))
+            times.append(times[-1] + max(0, round(np.expm1(log_time))))
 
 
-def _one_trip(roads: list[int], times: list[int], tables: RoadTables, statistics: TimeStatistics) -> BatchLoader:
-    trips = Trips(
-        offset=np.array([0, len(roads)]),
-        road_id=np.array(roads, dtype=np.int32),
-        time_s=np.array(times),
-        next_rank=np.zeros(len(roads), dtype=np.int32),  # labels are not read
+def _loader(
+    trips: list[tuple[list[int], list[int]]], destinations: list[int], tables: RoadTables, statistics: TimeStatistics
+) -> BatchLoader:
+    """Trips so far, each with its destination behind it."""
+    roads = [[*so_far, destination] for (so_far, _), destination in zip(trips, destinations, strict=True)]
+    times = [[*so_far, so_far[-1]] for _, so_far in trips]
+    packed = Trips(
+        offset=np.cumsum([0, *map(len, roads)]),
+        road_id=np.concatenate(roads).astype(np.int32),
+        time_s=np.concatenate(times),
+        next_rank=np.zeros(sum(map(len, roads)), dtype=np.int32),  # labels are not read
     )
-    return BatchLoader(trips, tables, statistics, 1, tables.end.device)
+    return BatchLoader(packed, tables, statistics, len(trips), tables.end.device)

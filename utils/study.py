@@ -8,7 +8,7 @@ import os
 import platform
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 IDENTITY_FILE = ".study_id"
 
 # These may differ between the processes of a study; everything else makes trials comparable.
-FREE_SETTINGS = ("wandb.", "optuna.")
+FREE_SETTINGS = ("wandb.", "optuna.", "teacher.")
 
 
 class TakenOverError(Exception):
@@ -98,8 +98,17 @@ class Claim:
 class SharedStudy:
     """The trials of one study. `folder` is its folder on this machine."""
 
-    def __init__(self, name: str, dataset: str, storage_url: str | None, config: Config, space: SearchSpace, seed: int):
-        """Open the study, or create it.
+    def __init__(
+        self,
+        name: str,
+        dataset: str,
+        storage_url: str | None,
+        config: Config,
+        space: SearchSpace,
+        seed: int,
+        inputs: Mapping[str, str],
+    ):
+        """Open the study, or create it. `inputs` are hashes of the files of data and teachers.
 
         Raises:
             UserError: the storage cannot be opened, or holds a study of other settings.
@@ -117,6 +126,7 @@ class SharedStudy:
         self.lock = StudyLock(self.folder, self._storage)
         with self.lock(), storage_errors():
             self._check_settings()
+            self._check_inputs(inputs)
             self._check_folder()
         self.study.pruner.prepare(self.study)
 
@@ -236,6 +246,19 @@ class SharedStudy:
                     f"study '{self.name}': {key} is {found.get(key)} in it and {own.get(key)} now, so its trials would "
                     "not be comparable; use the same settings, or choose another --study_name"
                 )
+
+    def _check_inputs(self, inputs: Mapping[str, str]) -> None:
+        """All trials must have the same data and teachers, wherever they lie."""
+        if "inputs" not in self.study.user_attrs:
+            self.study.set_user_attr("inputs", dict(inputs))
+        found = self.study.user_attrs["inputs"]
+        changed = [name for name in sorted({*inputs, *found}) if inputs.get(name) != found.get(name)]
+        if changed:
+            pairs = ", ".join(f"{n} (hash {found.get(n, 'none')} in it, {inputs.get(n, 'none')} now)" for n in changed)
+            raise UserError(
+                f"study '{self.name}': other data or another teacher than its trials had: {pairs}, so trials would not "
+                "be comparable; put the files back, or choose another --study_name"
+            )
 
     def _check_folder(self) -> None:
         """The folder must not hold the trials of another study of the same name."""

@@ -6,6 +6,7 @@ from optuna.distributions import CategoricalDistribution
 
 from utils.city import load_city
 from utils.config import Config, display_path
+from utils.digest import file_digest
 from utils.distillation import check_teacher, teacher_path
 from utils.errors import UserError
 from utils.grid import make_grid
@@ -14,8 +15,8 @@ from utils.teacher import tokens_of_roads
 from utils.teacher_file import load_teacher
 
 
-def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, space: SearchSpace) -> None:
-    """Read the city and each teacher that a trial may have.
+def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, space: SearchSpace) -> dict[str, str]:
+    """Read the city and each teacher that a trial may have; hashes of all their files, by their names.
 
     Raises:
         UserError: one of them cannot be used.
@@ -29,7 +30,8 @@ def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, 
         check_teacher(each, dataset)
     city = load_city(dataset, config, data_dir)
     for split in ("train", "val", "test"):
-        city.trips(split, config.data.on_bad_trip)
+        city.trips(split)
+    inputs = city.file_digests()
     for each in settings:
         path = teacher_path(each, dataset)
         teacher = load_teacher(path)
@@ -42,3 +44,5 @@ def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, 
             raise UserError(
                 f"distill.window: up to {longest}, expected at most {block_size} (block_size of {display_path(path)})"
             )
+        inputs[f"teacher {display_path(path)}"] = file_digest(path)[:12]
+    return inputs

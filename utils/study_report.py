@@ -201,10 +201,15 @@ def _write_csv(path: Path, lines: list[list[Any]]) -> None:
     atomic_write(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def training_command(dataset: str, seed: int, path: Path, data_dir: str | None) -> str:
+def training_command(dataset: str, seed: int, path: Path, run_name: str, data_dir: str | None, cuda: int) -> str:
     """The command that trains with a configuration written here."""
-    folder = f" --data_dir {shlex.quote(data_dir)}" if data_dir else ""
-    config = shlex.quote(display_path(path))
-    return (
-        f"uv run python train_with_distill.py --dataset {shlex.quote(dataset)}{folder} --seed {seed} --config {config}"
-    )
+    options = {
+        "--dataset": dataset,
+        "--data_dir": data_dir,
+        "--seed": str(seed),
+        "--cuda": str(cuda),
+        "--config": display_path(path),
+        "--run_name": run_name,
+    }
+    words = [word for name, value in options.items() if value for word in (name, shlex.quote(value))]
+    return " ".join(["uv run python train_with_distill.py", *words])

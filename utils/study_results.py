@@ -1,6 +1,9 @@
 """The files of a study's results, kept up to date while it runs."""
 
 import time
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
 
 from utils.config import display_path
 from utils.files import file_lock, remove_temporary_files
@@ -23,9 +26,9 @@ PICTURES_EVERY_S = 10.0
 class StudyResults:
     """trials.csv, best_config.yaml, final.csv and the pictures, in the study's folder."""
 
-    def __init__(self, study: SharedStudy, load: Load, data_dir: str | None):
+    def __init__(self, study: SharedStudy, load: Load, data_dir: str | None, cuda: int):
         """`load` gives the command line's configuration with further values."""
-        self._study, self._load, self._data_dir = study, load, data_dir
+        self._study, self._load, self._data_dir, self._cuda = study, load, data_dir, cuda
         self._lock_path = study.folder / ".results.lock"
         self._drawn_at = float("-inf")
         with file_lock(self._lock_path):
@@ -43,10 +46,8 @@ class StudyResults:
         write_trials(study.folder / "trials.csv", rows, keys)
         best = best_trial(trials)
         if best is not None:
-            path = study.folder / "best_config.yaml"
             config = self._load(override_texts(best.params))
-            command = training_command(study.dataset, study.seed, path, self._data_dir)
-            write_best_config(path, config, best, study, command)
+            write_best_config(self._best_path, config, best, study, self._command(best))
         if pictures:
             draw_study(study)
             self._drawn_at = time.monotonic()
@@ -57,10 +58,20 @@ class StudyResults:
             self._write(pictures=True)
         study = self._study
         text = format_table(study_rows(study), list(study.space.distributions))
-        path = study.folder / "best_config.yaml"
-        if best_trial(study.trials()) is not None:
-            text += f"\n{training_command(study.dataset, study.seed, path, self._data_dir)}"
+        best = best_trial(study.trials())
+        if best is not None:
+            text += f"\nto train its model again: {self._command(best)}"
         return f"{text}\nresults: {display_path(study.folder)}"
+
+    @property
+    def _best_path(self) -> Path:
+        return self._study.folder / "best_config.yaml"
+
+    def _command(self, best: FrozenTrial) -> str:
+        """The command that repeats the best trial, in a folder in which no other run is."""
+        study = self._study
+        run_name = f"{study.name}_trial{best.number}"
+        return training_command(study.dataset, study.seed, self._best_path, run_name, self._data_dir, self._cuda)
 
     def finish_final(self, figures: dict[tuple[str, int], RunFigures]) -> str:
         """Write final.csv, and give back its table for the terminal."""

@@ -14,9 +14,10 @@ import torch
 from loguru import logger
 from optuna.trial import TrialState
 
+from utils.config import display_path
 from utils.digest import file_digest
 from utils.errors import UserError
-from utils.files import FolderInUseError, WriteError, atomic_write, folder_lock
+from utils.files import FolderInUseError, WriteError, atomic_write, folder_lock, remove
 from utils.search_space import override_texts
 from utils.signals import take_signals
 from utils.study import Claim, SharedStudy, TakenOverError, best_value, ended
@@ -103,7 +104,7 @@ class Worker:
             return
         figures = RunFigures.of(result)
         self.study.note("baseline", dataclasses.asdict(figures))
-        (folder / "checkpoint_latest.pth").unlink(missing_ok=True)
+        remove(folder / "checkpoint_latest.pth")
         logger.info(f"baseline: {figures.val_acc:.4f} (epoch {figures.best_epoch}), without a teacher")
 
     # Trials ----------------------------------------------------------------------------------------------------
@@ -157,7 +158,11 @@ class Worker:
                 raise  # the trial can be taken up when storage or GPU are back, or the disk has room
             take_signals()
             # Not "pruned": a trial that crashes has said nothing about its values, and samplers learn from those.
-            return TrialState.FAIL, None, {"error": _reason(error)}, f"failed: {_reason(error)}"
+            told = f"failed: {_reason(error)}"
+            if not isinstance(error, UserError):
+                log = Path("log") / self.study.dataset / self.study.run_name(claim.folder)
+                told += f" (traceback in {display_path(log)})"
+            return TrialState.FAIL, None, {"error": _reason(error)}, told
         facts = {"best_epoch": result.best_epoch, "test_acc": result.test.next_step_acc}
         facts |= self._model_facts(claim.folder)
         value = result.best.next_step_acc
@@ -179,12 +184,12 @@ class Worker:
         """Keep best.pth of the best trials only, and checkpoint_latest.pth of none that has ended."""
         trials = ended(self.study.trials())
         for trial in trials:
-            (self.study.trial_folder(trial.number) / "checkpoint_latest.pth").unlink(missing_ok=True)
+            remove(self.study.trial_folder(trial.number) / "checkpoint_latest.pth")
         for rank, trial in enumerate(trials_by_rank(trials)):
             best = self.study.trial_folder(trial.number) / "best.pth"
             # Another one than the trial ended with: it was begun here, and ended on another machine.
             if best.exists() and (rank >= self._keep or trial.user_attrs.get("model") != file_digest(best)):
-                best.unlink(missing_ok=True)
+                remove(best)
 
     # Final runs ------------------------------------------------------------------------------------------------
 
@@ -212,7 +217,7 @@ class Worker:
             record = json.loads(path.read_text()) if path.exists() else {}
             if record.get("settings") != settings:
                 for name in ("checkpoint_latest.pth", "best.pth"):
-                    (folder / name).unlink(missing_ok=True)
+                    remove(folder / name)
                 record = {"settings": settings}
                 write_json(path, record)
             if "figures" not in record:
@@ -223,7 +228,7 @@ class Worker:
                 logger.info(
                     f"final run: {kind}, seed {seed}: {figures.val_acc:.4f} (val), {figures.test_acc:.4f} (test)"
                 )
-            (folder / "checkpoint_latest.pth").unlink(missing_ok=True)
+            remove(folder / "checkpoint_latest.pth")
             return RunFigures(**record["figures"])
 
     # ---

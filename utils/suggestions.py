@@ -3,9 +3,12 @@
 import copy
 import importlib.util
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import optuna
+from loguru import logger
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
 
@@ -15,16 +18,31 @@ from utils.errors import UserError
 PRUNED_AFTER = "pruned_after_epochs"  # user attribute of a trial that the pruner has given up
 
 
-def check_sampler(settings: OptunaConfig) -> None:
-    """Refuse a sampler whose package is missing.
+def check_sampler(settings: OptunaConfig, distributions: Mapping[str, BaseDistribution], n_trials: int) -> None:
+    """Refuse a sampler whose package is missing; say what it cannot do.
 
     Raises:
         UserError: says how to install it.
     """
-    if settings.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+    if settings.n_startup_trials >= n_trials:
+        logger.warning(
+            f"optuna.sampler has no effect: all of {n_trials} trials are drawn at random, as are the first "
+            f"optuna.n_startup_trials = {settings.n_startup_trials}"
+        )
+    if settings.sampler != "cmaes":
+        return
+    if importlib.util.find_spec("cmaes") is None:
         raise UserError(
             "optuna.sampler: cmaes needs the package cmaes: install it with `uv sync --extra cmaes`, or take "
             "optuna.sampler=tpe"
+        )
+    choices = [key for key, item in distributions.items() if isinstance(item, CategoricalDistribution)]
+    numbers = [key for key in distributions if key not in choices]
+    unsearched = choices + (numbers if len(numbers) == 1 else [])
+    if unsearched:
+        logger.warning(
+            f"optuna.sampler cmaes searches two numbers or more, and no choices: {', '.join(unsearched)} "
+            f"{'is' if len(unsearched) == 1 else 'are'} drawn at random; optuna.sampler=tpe searches all"
         )
 
 

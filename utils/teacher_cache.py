@@ -17,7 +17,7 @@ from utils.checkpoint import load_tensors, save_tensors
 from utils.config import display_path
 from utils.disk_space import warn_if_short
 from utils.errors import UserError
-from utils.files import folder_lock, remove_temporary_files
+from utils.files import folder_lock, remove, remove_temporary_files
 from utils.loader import BatchLoader
 from utils.progress import progress
 from utils.signals import take_signals
@@ -65,7 +65,7 @@ def cached_log_probs(reader: TeacherReader, loader: BatchLoader, folder: Path, k
                 values = _compute(reader, loader, parts)
                 save_tensors({"log_probs": values}, path)
             for part in parts.glob("*.pt"):
-                part.unlink()
+                remove(part)
     return CachedLogProbs(values.to(loader.device), loader.first_candidate.to(loader.device))
 
 

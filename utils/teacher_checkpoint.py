@@ -1,5 +1,6 @@
 """The rolling checkpoint of a teacher's training, and the file of its best weights."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -7,14 +8,22 @@ from loguru import logger
 from torch import Tensor
 
 from models.lmtad import LMTAD
-from utils.checkpoint import fit_state_dict, load_tensors, save_tensors, state_dict_of
+from utils.checkpoint import load_tensors, save_tensors, state_dict_of
 from utils.config import display_path
 from utils.device import Precision
 from utils.digest import content_digest
 from utils.disk_space import warn_if_short
 from utils.errors import UserError
-from utils.rolling_checkpoint import MOMENTS, on_cpu
+from utils.files import set_aside
+from utils.rolling_checkpoint import MOMENTS, Change, on_cpu
 from utils.teacher_file import save_teacher
+from utils.training import restore_optimizer
+from utils.weights import load_parameters
+
+KEYS = (
+    *("identity", "settings", "val_perplexity", "batches_done"),
+    *("model_state_dict", "best_state_dict", "optimizer_state_dict", "scaler"),
+)
 
 
 class TeacherCheckpoint:
@@ -26,58 +35,52 @@ class TeacherCheckpoint:
         """`identity`: what a run must share with a checkpoint to go on from it; `settings`: what may change."""
         self.path, self.weights = folder / "checkpoint_latest.pth", weights
         self.identity, self.settings = identity, settings or {}
-        self._sets_aside = False  # the weights that are there, before the first ones of this training are written
+        self._is_fresh = True  # what is there is another training's, and is set aside before the first epoch is saved
         self.perplexities: list[float] = []
         self.batches_done = 0  # those of an epoch may change between the parts of a training
         self._best_state: dict[str, Tensor] = {}
+        self._replaced_digest = ""  # of the best weights before these
 
     @property
     def best_epoch(self) -> int:
         """The first epoch (from 1) of the lowest validation perplexity."""
-        return self.perplexities.index(min(self.perplexities)) + 1
+        perplexities = [math.inf if math.isnan(value) else value for value in self.perplexities]
+        return perplexities.index(min(perplexities)) + 1
 
     def restore(self, model: LMTAD, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
         """Go on from an interrupted training of the same teacher, if there is one.
 
         Raises:
-            UserError: the checkpoint is damaged, or the file of the weights is somebody else's.
+            UserError: the checkpoint is damaged, the file of the weights is somebody else's, or no epoch is left and
+                the teacher was trained with other settings.
         """
         if not self.path.exists():
             self._check_owned(None)
-            self._sets_aside = True
             return
         remedy = f"to train from scratch, rm {display_path(self.path)} and run the same command again"
         try:
             content = load_tensors(self.path)
-            digest, found = content.pop("digest"), content["identity"]
-        except (UserError, KeyError, TypeError, AttributeError) as error:
-            reason = error if isinstance(error, UserError) else f"{display_path(self.path)}: no teacher's checkpoint"
-            raise UserError(f"{reason}; {remedy}") from None
+        except UserError as error:
+            raise UserError(f"{error}; {remedy}") from None
+        if not isinstance(content, dict) or not set(KEYS) <= set(content):
+            raise UserError(f"{display_path(self.path)}: no teacher's checkpoint; {remedy}")
+        found, perplexities = content["identity"], content["val_perplexity"]
         self._check_owned(content.get("weights"))
-        intact = digest == content_digest(content)
-        if intact and found != self.identity:
+        if found != self.identity:
             changed = [
                 f"{key}={found.get(key)} vs {own}" for key, own in self.identity.items() if found.get(key) != own
             ]
             logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(changed)})")
-            logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
-            self.path.unlink()
-            self._sets_aside = True
+            logger.warning("⚠️  Starting fresh; the other teacher is set aside when the first epoch is done")
             return
-        if not intact:
-            raise UserError(
-                f"{display_path(self.path)}: its content is not what was saved (the checksum in it is another); "
-                f"{remedy}"
-            )
-        fit_state_dict(model, content["model_state_dict"], self.path, remedy)
-        optimizer.load_state_dict(content["optimizer_state_dict"])
+        self._tell_changes(content["settings"], len(perplexities))
+        load_parameters(model, content["model_state_dict"], self.path, remedy)
+        restore_optimizer(optimizer, content["optimizer_state_dict"])
         precision.load_scaler(content["scaler"])
-        for key, own in self.settings.items():
-            if content["settings"].get(key, own) != own:
-                logger.warning(f"teacher.{key} was {content['settings'][key]} so far, and is {own} now")
-        self.perplexities, self.batches_done = content["val_perplexity"], content["batches_done"]
-        self._best_state = content["best_state_dict"]
-        self._save_weights(model)  # a kill may have come between the checkpoint and them
+        self.perplexities, self.batches_done = perplexities, content["batches_done"]
+        self._best_state, self._is_fresh = content["best_state_dict"], False
+        self._replaced_digest = content.get("replaced_digest", "")
+        self._finish_weights(model)
         logger.info(f"✅ Resumed from checkpoint: epoch {len(self.perplexities) + 1}")
 
     def save(
@@ -94,6 +97,7 @@ class TeacherCheckpoint:
         is_best = self.best_epoch == len(self.perplexities)
         state = state_dict_of(model)
         if is_best:
+            self._replaced_digest = content_digest(self._best_state)
             # Copies: on the CPU a state dict is a view of the parameters, which go on changing.
             self._best_state = {name: value.clone() for name, value in state.items()}
         content = {
@@ -104,13 +108,35 @@ class TeacherCheckpoint:
             "batches_done": batches_done,
             "model_state_dict": state,
             "best_state_dict": self._best_state,
+            "replaced_digest": self._replaced_digest,
             "optimizer_state_dict": on_cpu(optimizer.state_dict()),
             "scaler": precision.scaler.state_dict(),
         }
-        self._set_aside()
-        save_tensors(content | {"digest": content_digest(content)}, self.path)
+        if self._is_fresh:
+            self._set_aside()
+        save_tensors(content, self.path)
         if is_best:
             self._save_weights(model)
+
+    def _tell_changes(self, settings: dict[str, object], epochs_done: int) -> None:
+        """Other settings hold from the next epoch on. Raises UserError if there is none."""
+        changes = [
+            Change(f"teacher.{key}", settings[key], own)
+            for key, own in self.settings.items()
+            if settings.get(key, own) != own
+        ]
+        if epochs_done < self.settings.get("max_epoch", epochs_done + 1):
+            for change in changes:
+                logger.warning(f"{change.key} was {change.old} so far, and is {change.new} now")
+            return
+        shaping = [str(change) for change in changes if change.key != "teacher.max_epoch"]
+        if shaping:
+            shown = display_path(self.path)
+            raise UserError(
+                f"{shown}: the teacher is trained ({epochs_done} epochs), but not with these settings: "
+                f"{', '.join(shaping)}. Go on from here with --set teacher.max_epoch=N (above {epochs_done}), or start "
+                f"over: rm {shown} ({display_path(self.weights)} is kept under another name)"
+            )
 
     def _check_owned(self, recorded: str | None) -> None:
         """Refuse to overwrite weights elsewhere that the checkpoint (`recorded` in it) has not written."""
@@ -128,16 +154,38 @@ class TeacherCheckpoint:
         warn_if_short(self.path.parent, checkpoint_bytes + model_bytes, there, spare=checkpoint_bytes)
 
     def _set_aside(self) -> None:
-        """Another training's weights, or weights from elsewhere, keep a name of their own."""
-        if self._sets_aside and self.weights.exists():
-            count = 1
-            while (aside := self.weights.with_name(f"{self.weights.stem}.earlier-{count}.pt")).exists():
-                count += 1
-            self.weights.replace(aside)
-            logger.info(f"{display_path(self.weights)} was there before: kept as {aside.name}")
-        self._sets_aside = False
+        """Another training's checkpoint and weights, or weights from elsewhere, keep names of their own."""
+        self._is_fresh = False
+        # The weights first: a kill between the two leaves the checkpoint, which then gets the same number.
+        there = [path for path in (self.weights, self.path) if path.exists()]
+        kept = set_aside(*there)
+        for path, aside in zip(there, kept, strict=True):
+            logger.warning(f"{display_path(path)} was there before: kept as {aside.name}")
+        if kept:
+            back = " && ".join(
+                f"mv {display_path(aside)} {display_path(path)}" for path, aside in zip(there, kept, strict=True)
+            )
+            logger.info(f"to go back to it: {back}")
+
+    def _finish_weights(self, model: LMTAD) -> None:
+        """Write the best weights if a kill came between the checkpoint and them; never over somebody else's."""
+        digest = _digest_of(self.weights)
+        if digest == content_digest(self._best_state):
+            return
+        if self.weights.exists() and digest != self._replaced_digest:
+            [aside] = set_aside(self.weights)
+            logger.warning(f"{display_path(self.weights)} is not of this training: kept as {aside.name}")
+        self._save_weights(model)
 
     def _save_weights(self, model: LMTAD) -> None:
         best = LMTAD(model.config)
         best.load_state_dict(self._best_state)
         save_teacher(self.weights, best, tuple(self.identity["grid"]))
+
+
+def _digest_of(path: Path) -> str:
+    """Of the weights in a teacher file; a blank if there is no such file, or another one."""
+    try:
+        return content_digest(dict(load_tensors(path)["state_dict"]))
+    except (UserError, KeyError, TypeError, ValueError):
+        return " "

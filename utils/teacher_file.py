@@ -14,9 +14,9 @@ from torch import Tensor
 from models.lmtad import LMTAD, LMTADConfig
 from utils.checkpoint import load_tensors, save_tensors, state_dict_of
 from utils.config import display_path
-from utils.digest import content_digest
 from utils.errors import UserError
 from utils.foreign_pickle import attributes_of, load_foreign, unknown_classes
+from utils.weights import AVERAGED_COUNT, plain_name
 
 SPECIAL_TOKENS = ("PAD", "EOT", "SOT")
 MAX_CELLS = 2**26
@@ -71,12 +71,7 @@ def save_teacher(
     content = _content(state_dict_of(model), asdict(model.config), grid, vocab)
     with _naming(path):
         content = _normalised(content)
-    write_teacher(path, content)
-
-
-def write_teacher(path: Path, content: dict[str, Any]) -> None:
-    """Write the content of a teacher file, with a checksum of the weights."""
-    save_tensors(content | {"digest": content_digest(dict(content["state_dict"]))}, path)
+    save_tensors(content, path)
 
 
 def export_checkpoint(
@@ -96,7 +91,7 @@ def export_checkpoint(
     with _naming(path):
         if not isinstance(content, dict):
             raise ValueError(f"found {type(content).__name__}, expected a checkpoint (a dict)")
-        state = content.get("state_dict", content.get("model"))
+        state = _weights_of(content)
         config = attributes_of(content.get("model_config"))
         grid = _recorded_grid(content) if grid is None else grid
         # A vocabulary that is given stands for all that the file says of tokens.
@@ -132,6 +127,11 @@ def _naming(path: Path) -> Iterator[None]:
         raise UserError(f"{display_path(path)}: {error}") from None
 
 
+def _weights_of(content: dict[str, Any]) -> Any:
+    """The weights among the parts of a teacher file or of a training checkpoint; None if there are none."""
+    return next((content[name] for name in ("state_dict", "model", "model_state_dict") if name in content), None)
+
+
 def _recorded_grid(content: dict[str, Any]) -> Any:
     """Of a teacher file, or of the data set that the public code recorded (where the name is spelt so)."""
     recorded = (attributes_of(content.get("dataset_config")) or {}).get("grip_size")
@@ -157,7 +157,10 @@ def _read(content: Any) -> Teacher:
     """A teacher from what stands in its file. Raises ValueError."""
     if not isinstance(content, dict):
         raise ValueError(f"found {type(content).__name__}, expected a teacher file (state_dict, model_config)")
-    if not isinstance(content.get("state_dict"), dict):
+    if "best_state_dict" in content and "val_perplexity" in content:
+        raise ValueError("is the rolling checkpoint of a teacher's training; its teacher is weights.pt beside it")
+    state = _weights_of(content)
+    if not isinstance(state, dict):
         raise ValueError("holds no weights of LM-TAD: expected 'state_dict' (in a training checkpoint: 'model')")
     if not isinstance(content.get("model_config"), dict):
         raise ValueError("holds no sizes of the model: expected 'model_config'")
@@ -167,11 +170,7 @@ def _read(content: Any) -> Teacher:
         raise ValueError(f"model_config: {error}") from None
     grid = _read_grid(content.get("grid"))
     tokens, special = _read_tokens(content.get("vocab"), content.get("special_tokens"), config, grid)
-    model = _read_model(config, content["state_dict"])
-    is_converted = any(value.dtype != torch.float32 for value in content["state_dict"].values())
-    # Files of other programs have no checksum, and it is not one of weights in half precision.
-    if content.get("digest", "") not in ("", content_digest(dict(model.state_dict()))) and not is_converted:
-        raise ValueError("its weights are not those that were saved (the checksum in it is another)")
+    model = _read_model(config, state)
     return Teacher(model, grid, tokens, special["SOT"], special.get("EOT"), special.get("PAD"))
 
 
@@ -253,14 +252,16 @@ def _read_model(config: LMTADConfig, state: dict[Any, Any]) -> LMTAD:
 
 
 def _plain_names(state: dict[Any, Any]) -> dict[str, Tensor]:
-    """The weights by the names of `LMTAD`: without the prefix of `torch.compile`, masks, and with the tied one."""
+    """The weights by the names of `LMTAD`: without prefixes of wrappers and masks, and with the tied one."""
     weights = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             found = f"{str(key)[:80]!r}: {type(value).__name__}"
             raise ValueError(f"state_dict: found {found}, expected names and tensors")
-        name = key.removeprefix("_orig_mod.")
-        if not (MASK.fullmatch(name) and value.dim() == 4):
+        name = plain_name(key)
+        if name in weights:
+            raise ValueError(f"state_dict: {name} stands in it twice, with and without a prefix")
+        if not (MASK.fullmatch(name) and value.dim() == 4) and name != AVERAGED_COUNT:
             weights[name] = value
     if "transformer.wte.weight" in weights:
         weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])

@@ -15,8 +15,10 @@ from models.ragged import ragged_arange
 from utils.config_sections import TeacherConfig
 from utils.device import Precision
 from utils.errors import UserError
-from utils.grid import Grid
+from utils.grid import LARGER_CELLS, Grid
+from utils.memory import available_bytes, memory_advice, readable_gb
 from utils.progress import progress
+from utils.road_network import RoadNetwork
 from utils.signals import take_signals
 from utils.training import READ_BACK, Schedule, optimizer_step
 from utils.trajectories import Trips
@@ -107,17 +109,36 @@ class TokenTrips:
         return inputs, targets
 
 
-def make_teacher(config: TeacherConfig, grid: Grid) -> LMTAD:
-    """A new teacher for the cells of `grid`.
+# Float32 numbers that training keeps for each parameter: itself, its gradient, AdamW's two moments.
+NUMBERS_PER_PARAMETER = 4
+
+
+def make_teacher(config: TeacherConfig, grid: Grid, device: torch.device) -> LMTAD:
+    """A new teacher for the cells of `grid`, on `device`.
 
     Raises:
-        UserError: sizes that do not fit together.
+        UserError: sizes that do not fit together, or a teacher that cannot be trained in this machine's memory.
     """
-    sizes = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd", "dropout")}
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout")
     try:
-        return LMTAD(LMTADConfig(vocab_size=Vocabulary(grid.num_cells).size, bias=False, **sizes))
+        sizes = LMTADConfig(
+            vocab_size=Vocabulary(grid.num_cells).size, bias=False, **{name: getattr(config, name) for name in names}
+        )
     except ValueError as error:
         raise UserError(f"teacher: {error}") from None
+    advice = (
+        f"{grid.origin}, each with a row of teacher.n_embd {config.n_embd} numbers; {LARGER_CELLS}, or lower n_embd"
+    )
+    with torch.device("meta"):
+        parameters = sum(value.numel() for value in LMTAD(sizes).parameters())
+    need, available = 4 * NUMBERS_PER_PARAMETER * parameters, available_bytes(device)
+    if available is not None and need > available:
+        raise UserError(
+            f"a teacher of {parameters:,} parameters takes {readable_gb(need)} in training, and "
+            f"{readable_gb(available)} are free; {advice}"
+        )
+    with memory_advice(advice):
+        return LMTAD(sizes).to(device)
 
 
 def train_teacher_epoch(
@@ -153,7 +174,9 @@ def train_teacher_epoch(
             start = first_batch + index + 1 - len(pending)
             records = list(enumerate(torch.stack(pending).tolist(), start))
             if not all(math.isfinite(value) for _, value in records):
-                raise UserError(f"the teacher's loss is not finite in epoch {epoch + 1}; a lower rate may help")
+                raise UserError(
+                    f"the teacher's loss is not finite in epoch {epoch + 1}; a lower teacher.learning_rate may help"
+                )
             bar.set_postfix(loss=f"{records[-1][1]:.4f}")
             yield records
             pending = []
@@ -161,7 +184,11 @@ def train_teacher_epoch(
 
 @torch.no_grad()
 def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
-    """exp of the mean cross-entropy per token (cells and EOT) over all trips."""
+    """exp of the mean cross-entropy per token (cells and EOT) over all trips.
+
+    Raises:
+        UserError: it is not a number: the training has diverged.
+    """
     model.eval()
     total, tokens = torch.zeros((), dtype=torch.float64, device=trips.device), 0
     for inputs, targets in trips.whole():
@@ -169,7 +196,39 @@ def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
         with precision.autocast():
             total += _loss(model, inputs, targets, "sum").double()
         tokens += int((targets != IGNORED).sum())
-    return math.exp(min(total.item() / tokens, 700.0))
+    mean = total.item() / tokens
+    if not math.isfinite(mean):
+        raise UserError(
+            "the teacher's perplexity on val is not finite: its training has diverged (a lower teacher.learning_rate "
+            "may help); this epoch is not saved, files already written stay"
+        )
+    return math.exp(min(mean, 700.0))
+
+
+def uniform_perplexity(trips: Trips, network: RoadNetwork, grid: Grid, block_size: int) -> float:
+    """The perplexity of a guess that knows the road network only: what a teacher's is to be compared with.
+
+    It takes all roads for equally likely as the first, and after each road all its successors and the end of the trip;
+    a cell gets the sum over its roads. Tokens are those of `perplexity`: cells and EOT, cut to the block size.
+    """
+    road, cell = trips.road_id.astype(np.int64), grid.cell
+    lengths = np.diff(trips.offset)
+    first = trips.offset[:-1]
+    place = np.arange(len(road)) - np.repeat(first, lengths)
+    degree = np.diff(network.reach_ptr)[road]
+    # of the first road, and behind each road
+    begin = np.bincount(cell, minlength=grid.num_cells)[cell[road[first]]] / network.num_roads
+    is_last = np.zeros(len(road), dtype=bool)
+    is_last[trips.offset[1:] - 1] = True
+    step = np.flatnonzero(~is_last)
+    owner = np.repeat(np.arange(len(step)), degree[step])
+    relation = np.arange(len(owner)) - np.repeat(np.cumsum(degree[step]) - degree[step], degree[step])
+    candidate = network.reach_road[network.reach_ptr[road[step]][owner] + relation]
+    same_cell = cell[candidate] == cell[road[step + 1]][owner]
+    ways = np.ones(len(road))  # the end of the trip
+    ways[step] = np.bincount(owner[same_cell], minlength=len(step))
+    behind = -np.log(ways / (degree + 1))[place + 1 < block_size]
+    return float(np.exp((-np.log(begin).sum() + behind.sum()) / (len(begin) + len(behind))))
 
 
 def _loss(model: LMTAD, inputs: Tensor, targets: Tensor, reduction: str) -> Tensor:

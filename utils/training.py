@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from loguru import logger
@@ -76,6 +77,14 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig | TeacherConfig) ->
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the moments of a saved optimizer; its settings stay those that `optimizer` was made with."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
 @dataclass(frozen=True)
 class Learner:
     """A model and all that changes it."""
@@ -99,6 +108,11 @@ class Learner:
             logger.warning(
                 "one optimizer step in all: the schedule ends there, at a rate of zero, so nothing is learned; "
                 "raise optimizer_config.max_epoch or lower optimizer_config.batch_size"
+            )
+        if optim.accum_steps > train.num_batches:
+            logger.warning(
+                f"optimizer_config.accum_steps is {optim.accum_steps}, but an epoch has {train.num_batches} batches "
+                "only, which then make one step"
             )
         network = processes.parallel(model)
         return Learner(model, network, make_optimizer(model, optim), schedule, precision, optim)

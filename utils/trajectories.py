@@ -1,8 +1,9 @@
 """train.csv, val.csv, test.csv -> trips as flat ragged arrays, checked against the road network."""
 
+import dataclasses
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,17 @@ from utils.tables import Chunk, parse_integers, read_chunks, without_garbage_col
 
 Ints = NDArray[np.int64]
 
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+MAX_LEN_KEY = "trajectory_encoder_config.max_len"
 TIME_WIDTH = len("2015-11-05T08:01:14Z")
+# ISO 8601 as it is met with: `T` or a blank, a fraction of a second, `Z`, an offset, or nothing.
+TIME = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d)(?:\.\d+)? ?(?P<offset>Z|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def _none() -> Ints:
+    return np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -27,72 +37,121 @@ class Trips:
 
     offset: Ints  # [n + 1], trip i is positions offset[i] to offset[i + 1]
     road_id: NDArray[np.int32]  # [P]
-    time_s: Ints  # [P], seconds since 1970 of entering the road
+    time_s: Ints  # [P], seconds since 1970 of entering the road, by the clock on the wall
     next_rank: NDArray[np.int32]  # [P], rank of the next road among the candidates; 0 at a destination
+    line: Ints = field(default_factory=_none)  # [n], of the file; empty for trips of no file
+    number: Ints = field(default_factory=_none)  # [n], in the file, malformed ones counted, from 1
     skipped: int = 0  # malformed trips that were left out
-    first_skipped: str = ""  # the first of them, and what was wrong
+    first_skipped: tuple[int, str] | None = None  # line of the first of them, and what is wrong with it
 
     def __len__(self) -> int:
         return len(self.offset) - 1
 
-    def warn_of_skipped(self, path: Path) -> None:
-        """Say how many trips of `path` were left out."""
-        if self.skipped:
-            logger.warning(
-                f"{display_path(path)}: skipped {self.skipped} malformed trips of {self.skipped + len(self)} "
-                f"(the first: {self.first_skipped})"
-            )
+    def select(self, keep: NDArray[np.bool_]) -> "Trips":
+        """The trips where `keep` [n] is true."""
+        lengths = np.diff(self.offset)
+        positions = np.repeat(keep, lengths)
+        return dataclasses.replace(
+            self,
+            offset=np.concatenate([[0], np.cumsum(lengths[keep])]),
+            road_id=self.road_id[positions],
+            time_s=self.time_s[positions],
+            next_rank=self.next_rank[positions],
+            line=self.line[keep],
+            number=self.number[keep],
+        )
 
 
 class _BadTripError(Exception):
     """What is wrong with one row."""
 
 
-def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error") -> Trips:
+def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error", max_len: int | None = None) -> Trips:
     """Read a split file, or any CSV with `rid_list` and `time_list`.
 
     Args:
         path: the file.
         network: the roads that the trips run on.
-        on_bad_trip: "error" stops at the first malformed trip; "skip" leaves malformed trips out and
-            counts them.
+        on_bad_trip: "error" stops at the first bad trip; "skip" leaves bad trips out and says how many.
+        max_len: roads before the destination, from which a trip is bad because the model cannot take it.
 
     Raises:
-        UserError: a malformed trip, by file and line; or no trips.
+        UserError: a bad trip, by file and line; or no trips.
+    """
+    return usable_trips(parse_trips(path, network), path, on_bad_trip, max_len)
+
+
+def usable_trips(trips: Trips, path: Path, on_bad_trip: str, max_len: int | None = None) -> Trips:
+    """The trips that `path` has for a model, from what `parse_trips` found in it; arguments as for `read_trips`.
+
+    Raises:
+        UserError: as `read_trips`.
     """
     shown = display_path(path)
-    parts: list[tuple[Ints, Ints, Ints, Ints]] = []
-    bad: list[tuple[int, str]] = []  # line, reason
+    steps = np.diff(trips.offset) - 1
+    too_long = steps > (max_len or np.inf)
+    bad = [trips.first_skipped] if trips.first_skipped else []
+    if too_long.any():
+        i = int(too_long.argmax())
+        reason = f"{steps[i]} roads before the destination, expected at most {max_len}; raise {MAX_LEN_KEY}"
+        bad.append((int(trips.line[i]), f"trip {trips.number[i]}: {reason}"))
+    skipped, left = trips.skipped + int(too_long.sum()), int((~too_long).sum())
+    if bad:
+        line, reason = min(bad)
+        if on_bad_trip == "error":
+            advice = "; --set data.on_bad_trip=skip leaves such trips out" if left else ""
+            raise UserError(f"{shown}, line {line}: {reason}{advice}")
+        kind = "" if too_long.any() else "malformed "
+        if not left:
+            raise UserError(f"{shown}: no trips but {kind or 'unusable '}ones (line {line}: {reason})")
+        first = f"{'the first: ' if skipped > 1 else ''}line {line}: {reason}"
+        what = f"{kind}trip{'s' * (skipped > 1)}"
+        logger.warning(f"{shown}: skipped {skipped} {what} of {skipped + left} ({first})")
+        if too_long.any():
+            trips = dataclasses.replace(trips.select(~too_long), skipped=skipped, first_skipped=(line, reason))
+    if not left:
+        raise UserError(f"{shown}: no trips")
+    return trips
+
+
+def parse_trips(path: Path, network: RoadNetwork) -> Trips:
+    """All trips of the file that are well formed, and how many are not.
+
+    Raises:
+        UserError: no table of trips.
+    """
+    parts: list[tuple[Ints, ...]] = []
+    skipped, first_skipped = 0, None
     bar = progress(None, f"reading {path.name}", None, "trips")
     with bar, without_garbage_collection():
         for chunk in read_chunks(path, ("rid_list", "time_list"), strict=False):
-            part, chunk_bad = _read_chunk(chunk, network)
-            bad += chunk.malformed + chunk_bad
-            if bad and on_bad_trip == "error":
-                line, reason = min(bad)
-                raise UserError(f"{shown}, line {line}: {reason}; --set data.on_bad_trip=skip leaves such trips out")
+            part, bad = _read_chunk(chunk, network)
+            bad += chunk.malformed
+            skipped += len(bad)
+            first_skipped = first_skipped or min(bad, default=None)
             parts.append(part)
             bar.update(len(chunk.lines))
-    first_skipped = f"line {min(bad)[0]}: {min(bad)[1]}" if bad else ""
-    if not sum(len(counts) for counts, *_ in parts):
-        raise UserError(f"{shown}: no trips" + (f" but malformed ones ({first_skipped})" if bad else ""))
-    counts, road, time_s, next_rank = (np.concatenate(column) for column in zip(*parts, strict=True))
+    columns = zip(*parts, strict=True) if parts else [[_none()]] * 6
+    counts, road, time_s, next_rank, line, number = (np.concatenate(column) for column in columns)
     return Trips(
         offset=np.concatenate([[0], np.cumsum(counts)]),
         road_id=road.astype(np.int32),
         time_s=time_s,
         next_rank=next_rank.astype(np.int32),
-        skipped=len(bad),
+        line=line,
+        number=number,
+        skipped=skipped,
         first_skipped=first_skipped,
     )
 
 
-def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, Ints, Ints, Ints], list[tuple[int, str]]]:
-    """Roads per trip, roads, times and ranks of the good trips; line and reason of the bad ones."""
+def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], list[tuple[int, str]]]:
+    """Roads per trip, roads, times, ranks, lines and numbers of the good trips; line and reason of the bad ones."""
     rid_texts = [_strip_brackets(text) for text in chunk.columns[0]]
     time_texts = [_strip_brackets(text) for text in chunk.columns[1]]
-    rows = list(zip(chunk.lines, chunk.numbers, strict=True))
-    bad: list[tuple[int, str]] = []
+    line, number = (np.array(values, dtype=np.int64) for values in (chunk.lines, chunk.numbers))
+    reasons: dict[int, str] = {}  # by place in the chunk
+    row = np.arange(len(line))  # of each trip that can be read
     try:
         counts, road, time_s = _parse_texts(rid_texts, time_texts)
     except _BadTripError:
@@ -101,19 +160,21 @@ def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, Ints, I
             try:
                 good.append((i, *_parse_row(*texts)))
             except _BadTripError as error:
-                bad.append((rows[i][0], f"trip {rows[i][1]}: {error}"))
-        rows = [rows[i] for i, _, _ in good]
+                reasons[i] = str(error)
+        row = np.array([i for i, *_ in good], dtype=np.int64)
         counts = np.array([len(roads) for _, roads, _ in good], dtype=np.int64)
-        road = np.concatenate([np.empty(0, np.int64)] + [roads for _, roads, _ in good])
-        time_s = np.concatenate([np.empty(0, np.int64)] + [times for _, _, times in good])
-    reasons, next_rank = _check_trips(counts, road, time_s, network)
-    bad += [(rows[i][0], f"trip {rows[i][1]}: {reason}") for i, reason in reasons.items()]
-    if reasons:
+        road = np.concatenate([_none(), *(roads for _, roads, _ in good)])
+        time_s = np.concatenate([_none(), *(times for _, _, times in good)])
+    wrong, next_rank = _check_trips(counts, road, time_s, network)
+    if wrong:
+        reasons |= {int(row[i]): reason for i, reason in wrong.items()}
         keep_trip = np.ones(len(counts), dtype=bool)
-        keep_trip[list(reasons)] = False
+        keep_trip[list(wrong)] = False
         keep = np.repeat(keep_trip, counts)
-        counts, road, time_s, next_rank = counts[keep_trip], road[keep], time_s[keep], next_rank[keep]
-    return (counts, road, time_s, next_rank), bad
+        row, counts = row[keep_trip], counts[keep_trip]
+        road, time_s, next_rank = road[keep], time_s[keep], next_rank[keep]
+    bad = [(int(line[i]), f"trip {number[i]}: {reason}{chunk.note(line[i])}") for i, reason in reasons.items()]
+    return (counts, road, time_s, next_rank, line[row], number[row]), bad
 
 
 def _strip_brackets(text: str) -> str:
@@ -166,16 +227,39 @@ def _parse_row(rid_text: str, time_text: str) -> tuple[Ints, Ints]:
     items = [item.strip() for item in time_text.split(",")] if time_text else []
     if len(items) != len(road):
         raise _BadTripError(f"rid_list has {len(road)} entries and time_list {len(items)}, expected as many")
-    return road, np.array([_parse_time(item) for item in items], dtype=np.int64)
+    return road, _parse_moments(items)
 
 
-def _parse_time(text: str) -> int:
-    try:
-        moment = datetime.strptime(text, TIME_FORMAT)
-    except ValueError:
-        raise _BadTripError(f"time_list: found {text!r}, expected a time such as 2015-11-05T08:01:14Z") from None
-    since = moment - datetime(1970, 1, 1)
-    return since.days * 86_400 + since.seconds
+def _parse_moments(items: Sequence[str]) -> Ints:
+    """Times of one trip in any form of `TIME`, to the second before.
+
+    An offset is dropped: time of day and weekend are those of the clock on the wall. (The `Z` of the public data
+    stands behind local times, too.) `_BadTripError` if the trip has several offsets, whose clocks differ.
+    """
+    plain, offsets = [], {}
+    for item in items:
+        match = TIME.fullmatch(item)
+        if match is None:
+            raise _bad_time(item)
+        plain.append(f"{match['day']}T{match['time']}Z,")
+        offsets.setdefault(_plain_offset(match["offset"]), item)
+    if len(offsets) > 1:
+        first, second, *_ = offsets.values()
+        raise _BadTripError(f"time_list: found {first!r} and {second!r}, expected one offset for all times of a trip")
+    times = parse_times("".join(plain))
+    if times is None:
+        raise _bad_time(next(item for item, text in zip(items, plain, strict=True) if parse_times(text) is None))
+    return times
+
+
+def _plain_offset(text: str | None) -> str:
+    """Z, +00 and -00:00 are one."""
+    digits = (text or "no offset").upper().replace(":", "").replace("Z", "+00").ljust(5, "0")
+    return "+0000" if digits == "-0000" else digits
+
+
+def _bad_time(item: str) -> _BadTripError:
+    return _BadTripError(f"time_list: found {item!r}, expected a time such as 2015-11-05T08:01:14Z")
 
 
 def _check_trips(counts: Ints, road: Ints, time_s: Ints, network: RoadNetwork) -> tuple[dict[int, str], Ints]:

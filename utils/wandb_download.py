@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -38,38 +37,33 @@ def placed_path(dataset: str, run_id: str) -> Path:
     return Path("save") / dataset / f"wandb_{re.sub(r'[^A-Za-z0-9_.-]+', '_', run_id)}" / "best.pth"
 
 
-def check_targets(targets: Sequence[Path], force: bool) -> None:
-    """Whether files may be put there.
+def check_target(target: Path, force: bool) -> None:
+    """Whether a file may be put there.
 
     Raises:
-        UserError: one of them is a folder, or is there already and `force` is not set.
+        UserError: it is a folder, or is there already and `force` is not set.
     """
-    for target in targets:
-        if target.is_dir():
-            raise UserError(f"{display_path(target)}: is a folder, expected the name of a file")
-        if target.exists() and not force:
-            raise UserError(f"{display_path(target)}: is there already; --force overwrites it")
+    if target.is_dir():
+        raise UserError(f"{display_path(target)}: is a folder, expected the name of a file")
+    if target.exists() and not force:
+        raise UserError(f"{display_path(target)}: is there already; --force overwrites it")
 
 
-def download_model(file: File, targets: Sequence[Path], force: bool) -> int:
-    """Download `file`, check that it is a model, and put it at each of `targets`; returns its size in weights.
+def download_model(file: File, target: Path, force: bool) -> int:
+    """Download `file`, check that it is a model, and put it at `target`; returns its size in weights.
 
     Raises:
-        UserError: the download fails, the file is of another kind, or a target is there already and `force`
-            is not set; the targets are as they were before.
+        UserError: the download fails, the file is of another kind, or `target` is there already and `force` is not
+            set; it is as it was before.
     """
-    check_targets(targets, force)
-    for target in targets:
-        make_folder(target.parent)
-    with tempfile.TemporaryDirectory(
-        prefix=TEMPORARY_PREFIX, dir=targets[0].parent, ignore_cleanup_errors=True
-    ) as folder:
+    check_target(target, force)
+    make_folder(target.parent)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as folder:
         path = _download(file, Path(folder))
         num_weights = check_model(path, file.name)
-        check_targets(targets, force)  # another process may have been faster
-        for target in targets:
-            with path.open("rb") as source:
-                atomic_write(target, lambda out, source=source: shutil.copyfileobj(source, out, 1 << 20))
+        check_target(target, force)  # another process may have been faster
+        with path.open("rb") as source:
+            atomic_write(target, lambda out: shutil.copyfileobj(source, out, 1 << 20))
     return num_weights
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from utils.config import display_path
 from utils.errors import UserError
+from utils.file_kinds import foreign_kind, not_utf8
 from utils.files import atomic_write
 from utils.road_network import RoadNetwork
 from utils.tables import distinct_sorted, parse_integers
@@ -51,26 +52,33 @@ def read_partition(path: Path, num_roads: int, num_zones: int) -> Ints:
     """
     shown = display_path(path)
     try:
+        if kind := foreign_kind(path):
+            raise UserError(f"{shown}: {kind}")
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown}: cannot be read ({error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown}: {not_utf8(error)}") from None
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read ({error.strerror})") from None
     if lines and not lines[-1].strip():
         lines.pop()
     if len(lines) != num_roads:
         raise UserError(
             f"{shown}: found {len(lines)} lines, expected {num_roads} (one zone for each road of roadmap.geo); "
-            "delete the file to have it computed anew"
+            "delete the file to have it computed again"
         )
     zone = parse_integers(lines)
     if zone is None or len(zone) != num_roads:
         line = next(i for i, text in enumerate(lines) if _zone_id(text) is None)
         raise UserError(f"{shown}, line {line + 1}: found {lines[line]!r}, expected a zone id")
-    outside = (zone < 0) | (zone >= num_zones)
-    if outside.any():
-        line = int(outside.argmax())
+    remedy = "delete the file to have it computed again"
+    if (zone < 0).any():
+        line = int((zone < 0).argmax())
+        raise UserError(f"{shown}, line {line + 1}: found zone {zone[line]}, expected zone ids of 0 or more; {remedy}")
+    if (zone >= num_zones).any():
+        line = int((zone >= num_zones).argmax())
         raise UserError(
-            f"{shown}, line {line + 1}: found zone {zone[line]}, expected 0 to {num_zones - 1} "
-            f"({ZONE_KEY} is {num_zones}); raise it, or delete the file to have it computed anew"
+            f"{shown}, line {line + 1}: found zone {zone[line]}, but {ZONE_KEY} is {num_zones} (zones 0 to "
+            f"{num_zones - 1}): set it to {zone.max() + 1}, the zones of this file, or {remedy}"
         )
     return zone
 
@@ -99,8 +107,10 @@ def read_transitions(path: Path, road2zone: Ints, num_zones: int) -> Ints:
         UserError: not such a matrix.
     """
     shown = display_path(path)
-    remedy = "delete the file to have it computed anew"
+    remedy = "delete the file to have it computed again"
     try:
+        if kind := foreign_kind(path, zip_expected=True):
+            raise UserError(f"{shown}: {kind}")
         matrix = np.load(path, allow_pickle=False, mmap_mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise UserError(f"{shown}: not a NumPy array file ({error}); {remedy}") from None

@@ -106,6 +106,12 @@ class Campaign:
         """A program that a fault ends says so in one line; SIGKILL leaves it no time to."""
         if code == 0 or fault.kind in ("kill", "half"):
             return [] if code in (0, -9) else [f"exit code {code}: {stderr[-2000:]}"]
+        if fault.kind == "cuda":  # torch's own words, and where; it may as well be a mistake in somebody's kernel
+            return (
+                []
+                if code == 1 and "AcceleratorError: CUDA error" in stderr
+                else [f"exit code {code}: {stderr[-2000:]}"]
+            )
         expected, begin = ENDS.get(fault.kind, (1, "error: "))
         last = (stderr.splitlines() or [""])[-1]
         clear = code == expected and last.startswith(begin) and "Traceback" not in stderr
