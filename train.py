@@ -106,7 +106,8 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     processes.wait()
     logger.info(f"loading epoch_{best_epoch}.pth")
     load_model(model, checkpoints.best_path)
-    test = evaluate(model, loaders["test"], learner.precision, "testing")
+    with memory_advice(SMALLER_BATCHES):
+        test = evaluate(model, loaders["test"], learner.precision, "testing")
     log_summary(best_epoch, validations[best_epoch - 1], test, display_path(checkpoints.best_path), seconds)
 
 

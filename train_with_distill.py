@@ -9,6 +9,7 @@ import utils.quiet_start  # noqa: F401
 
 import argparse
 import dataclasses
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from utils.digest import file_digest
 from utils.distillation import check_teacher, introduce_teacher, load_distillation, teacher_path
 from utils.errors import UserError
 from utils.loader import BatchLoader, data_keys, make_loaders
-from utils.memory import SMALLER_BATCHES, memory_advice
+from utils.memory import SMALLER_BATCHES, SMALLER_WINDOW, memory_advice
 from utils.objective import Objective
 from utils.processes import join_processes
 from utils.pruning import TrialReporter
@@ -82,10 +83,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--run_name",
+        type=_run_name,
         metavar="NAME",
         help="folder of the run below save/DATASET and so on (default: seed{N}_distill, or seed{N}_nodistill)",
     )
     return parser.parse_args()
+
+
+def _run_name(text: str) -> str:
+    if re.fullmatch(r"seed\d+|teacher", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, the folder of another script; expected another name")
+    return text
 
 
 def main(
@@ -171,9 +179,10 @@ def train(
     if config.distill.enable:
         keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
     if learns_from_teacher:
-        with processes.first_alone():
-            distillation = load_distillation(config.distill, dataset, city, loaders)
-        introduce_teacher(distillation, loaders, config.distill)
+        with memory_advice(SMALLER_WINDOW):
+            with processes.first_alone():
+                distillation = load_distillation(config.distill, dataset, city, loaders)
+            introduce_teacher(distillation, loaders, config.distill)
         objective = dataclasses.replace(objective, kl=distillation.term, kl_weight=config.distill.lambda_)
     processes.check_same("data and teacher", lambda: [keys, vars(city.features)])
 
@@ -199,7 +208,8 @@ def train(
     # test, with the epoch that validates best
     processes.wait()
     load_model(model, checkpoint.best_path)
-    test = evaluate(model, loaders["test"], learner.precision, "testing")
+    with memory_advice(SMALLER_BATCHES):
+        test = evaluate(model, loaders["test"], learner.precision, "testing")
     best = checkpoint.validations[checkpoint.best_epoch - 1]
     run.log_result(checkpoint.best_epoch, checkpoint.epochs_done, best, test, checkpoint.best_path)
     log_summary(checkpoint.best_epoch, best, test, display_path(checkpoint.best_path), seconds)

@@ -78,30 +78,13 @@ class _Foreign:
         return (print, ("it runs",))
 
 
-def _circle() -> list[Any]:
-    circle: list[Any] = []
-    circle.append(circle)
-    return circle
-
-
-def _bomb() -> list[Any]:
-    bomb: list[Any] = [0]
-    for _ in range(30):
-        bomb = [bomb] * 10
-    return bomb
-
-
 ODD: tuple[Callable[[], Any], ...] = (
-    *(
-        lambda v=v: v
-        for v in (None, True, 0, -1, 1, 2**40, 10**5000, 0.5, float("nan"), "", "x", "x" * 100_000, b"x", ())
-    ),
-    *(list, dict, OrderedDict, set, _circle, _bomb, _Foreign),
+    *(lambda v=v: v for v in (None, True, 0, -1, 1, 2**40, 0.5, float("nan"), "", "x", "x" * 100_000, b"x", ())),
+    *(list, dict, OrderedDict, set, _Foreign),
     lambda: {1: {2: [3]}},
     lambda: torch.zeros(3),
     lambda: torch.zeros(()),
     lambda: torch.zeros(0, 5),
-    lambda: torch.zeros(1).expand(10**12),
     lambda: torch.zeros(1).as_strided((1000, 1000), (0, 0)),
     lambda: torch.zeros(2, 2).to_sparse(),
     lambda: torch.empty(3, device="meta"),
@@ -223,7 +206,7 @@ def test_a_state_dict_of_another_program(saved: Saved, tmp_path: Path, data: st.
     weights = result_or_error(lambda: evaluate_file(saved, path), "best.pth")
     if weights is not None:
         features = saved.make_learner().model.feature_buffers()
-        assert content.keys() <= weights.keys()
+        assert {name for name, value in content.items() if isinstance(value, Tensor)} <= weights.keys()
         for name, value in weights.items():
             if name in features:
                 assert torch.equal(value, features[name][1])

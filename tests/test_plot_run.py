@@ -58,7 +58,7 @@ def test_every_kind_of_run_has_a_picture(arguments: list[str], trained: Path, tm
             "tensorboard_log/Mini/seed7: no validation of HOSER in it (no TensorBoard events); runs that have been "
             "trained: seed0, seed0_distill, seed0_nodistill, tune/study/trial_0",
         ),
-        (["--run_name", "../elsewhere"], "tensorboard_log/elsewhere: no validation of HOSER in it"),
+        (["--run_name", "../elsewhere"], "run name '../elsewhere': expected a path below save/Mini/"),
         (["--run_name", "tune/study/trial_9"], "tensorboard_log/Mini/tune/study/trial_9: no validation of HOSER in it"),
     ],
 )

@@ -141,9 +141,13 @@ def test_another_teacher_sets_the_one_before_aside_and_says_how_to_go_back(
     kept = {name: ours.save / name for name in ("checkpoint_latest.earlier-1.pth", "weights.earlier-1.pt")}
     assert kept["checkpoint_latest.earlier-1.pth"].read_bytes() == trained.checkpoint.read_bytes()
     assert kept["weights.earlier-1.pt"].read_bytes() == trained.weights.read_bytes()
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("to go back to it: ")]
-    subprocess.run(line.removeprefix("to go back to it: "), shell=True, cwd=ours.folder, check=True)
+    other_pair = ours.checkpoint.read_bytes(), ours.weights.read_bytes()
+    way_back = "to go back to it, and keep this one: "
+    [line] = [line for line in done.stderr.splitlines() if line.startswith(way_back)]
+    subprocess.run(line.removeprefix(way_back), shell=True, cwd=ours.folder, check=True)
     assert ours.weights.read_bytes() == trained.weights.read_bytes()
+    second = ours.save / "checkpoint_latest.earlier-2.pth", ours.save / "weights.earlier-2.pt"
+    assert tuple(path.read_bytes() for path in second) == other_pair
     done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
     assert "✅ Resumed from checkpoint: epoch 6" in done.stderr
 
@@ -171,6 +175,35 @@ def test_a_kill_while_a_teacher_is_set_aside_loses_nothing(trained: TeacherRun, 
                 trained.checkpoint.read_bytes(),
                 trained.weights.read_bytes(),
             ]
+
+
+def test_a_pair_that_a_kill_has_torn_apart_gets_one_number(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(Path(shutil.copytree(trained.folder, tmp_path / "project")))
+    (ours.save / "weights.earlier-1.pt").write_text("an exported one, from before")
+    ours.weights.rename(ours.save / "weights.earlier-2.pt")  # and there the process was killed
+    done = run([*COMMAND, "--seed", "43", "--set", "teacher.max_epoch=1"], ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert (ours.save / "checkpoint_latest.earlier-2.pth").read_bytes() == trained.checkpoint.read_bytes()
+
+
+def test_other_validation_trips_are_told_and_a_finished_teacher_is_not_passed_off(
+    trained: TeacherRun, tmp_path: Path
+) -> None:
+    ours = TeacherRun(Path(shutil.copytree(trained.folder, tmp_path / "project")))
+    val = ours.folder / "data" / "Mini" / "val.csv"
+    val.write_text("".join(val.read_text().splitlines(keepends=True)[:-1]))
+    done = run(COMMAND, ours.folder)
+    assert done.returncode == 1
+    assert "the teacher is trained (5 epochs), but not with these settings: other validation data." in done.stderr
+    done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert "the validation data is not the same as so far: perplexities before and after do not compare" in done.stderr
+
+
+def test_a_teacher_that_is_trained_says_so(trained: TeacherRun) -> None:
+    done = run(COMMAND, trained.folder)
+    assert "training is complete: all 5 epochs are done" in done.stderr
+    assert "Resumed" not in done.stderr
 
 
 def test_an_exported_teacher_in_that_place_outlives_every_training(trained: TeacherRun, tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_the_time_on_the_wall_is_kept_to_the_second(form: str, network: RoadNetw
     assert times_of(network, workplace, *times) == plain
 
 
+def test_a_list_may_quote_its_times(network: RoadNetwork, workplace: Path) -> None:
+    """As pandas writes a list of texts."""
+    plain = times_of(network, workplace, *PLAIN)
+    assert times_of(network, workplace, f"['{PLAIN[0]}', '{PLAIN[1]}']") == plain
+
+
 def test_forms_may_differ_from_trip_to_trip_and_within_one_where_the_clock_is_the_same(
     network: RoadNetwork, workplace: Path
 ) -> None:
@@ -81,7 +87,9 @@ def test_fractions_do_not_change_the_order_or_the_day(network: RoadNetwork, work
     assert first % 86_400 == 86_399
 
 
-@pytest.mark.parametrize("text", ["2015-02-29T00:00:00", "2015-11-05 24:00:00", "2015-11-05T08:00:00+8:00 Uhr"])
+@pytest.mark.parametrize(
+    "text", ["2015-02-29T00:00:00", "2015-11-05 24:00:00", "2015-11-05T08:00:00+8:00", "2015-11-05T08:00:00+99:99"]
+)
 def test_what_is_no_time_is_named_as_it_stands(text: str, network: RoadNetwork, workplace: Path) -> None:
     path = write_trips(workplace / "t.csv", trip("0,1", f"2015-11-05T08:00:00,{text}"))
     assert f"time_list: found '{text}', expected a time such as 2015-11-05T08:01:14Z" in error_of(

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from utils.config import load_config
 from utils.search_space import SearchSpace
 from utils.study import SharedStudy, TakenOverError
-from utils.study_check import check_data_and_teachers
+from utils.study_check import digests_of_inputs
 from utils.study_storage import open_journal
 
 EPOCHS = 3
@@ -447,7 +447,7 @@ def test_another_machine_takes_a_trial_up_when_its_signs_of_life_end(
     monkeypatch.chdir(here.project)
     config = load_config("Mini", "Mini.yaml")
     space = SearchSpace(config, lambda more: load_config("Mini", "Mini.yaml", more))
-    inputs = check_data_and_teachers("Mini", None, config, space)
+    inputs = digests_of_inputs("Mini", None, config, space)
     study = SharedStudy("distill", "Mini", url, config, space, seed=11, inputs=inputs)
     with Script(tune_command("--no-baseline", "--storage", url, trials=1), there.project) as other:
         with study.claim(total=1) as claim:

@@ -75,10 +75,33 @@ def test_the_last_step_of_trips_of_one_step(project: Path) -> None:
     assert "distill.steps=last has no effect: the trips of train.csv have one step each" in done.stderr
 
 
-def test_a_weight_of_zero_and_steps_without_a_choice(project: Path) -> None:
+def test_a_weight_of_zero(project: Path) -> None:
     make_mini_teacher(project)
     done = run(mini("train_with_distill.py", "--set", "distill.lambda=0", *ONE_EPOCH), project)
     assert "distill.lambda is 0: the teacher has no effect" in done.stderr
+
+
+def test_last_steps_without_a_choice(project: Path) -> None:
+    """Trips that end where the last road but one leads to one road only: no last step has anything to teach."""
+    make_mini_teacher(project)
+    data = project / "data" / "Mini"
+    successors: dict[str, list[str]] = {}
+    for line in (data / "roadmap.rel").read_text().splitlines()[1:]:
+        *_, origin, destination = line.split(",")
+        successors.setdefault(origin, []).append(destination)
+    only = {road: following[0] for road, following in successors.items() if len(following) == 1}
+    trips = [
+        trip(f"{origin},{road},{only[road]}", time_list(3))
+        for origin, following in successors.items()
+        for road in following
+        if road in only
+    ]
+    assert len(trips) > 20
+    for split in ("train", "val", "test"):
+        write_trips(data / f"{split}.csv", *trips)
+    done = run(mini("train_with_distill.py", "--set", "distill.steps=last", *ONE_EPOCH), project)
+    assert done.returncode == 0, done.stderr
+    assert "the teacher has no effect: no last step of train.csv has two candidates or more" in done.stderr
 
 
 def test_more_batches_in_a_step_than_an_epoch_has(project: Path) -> None:

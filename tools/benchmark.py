@@ -15,7 +15,7 @@ import utils.quiet_start  # noqa: F401
 
 from utils.benchmark import Figures, format_figures, measure
 from utils.city import find_folder, load_city
-from utils.command_line import add_data_arguments, add_device_argument, run_command_line
+from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
 from utils.config import load_config
 from utils.device import choose_device
 from utils.files import atomic_write
@@ -52,6 +52,7 @@ def measure_dataset(args: argparse.Namespace, size: list[str]) -> Figures:
     """The parts of training on one data set."""
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, [*args.overrides, *size])
+    warn_of_unread(args.overrides, ONE_READER)
     device = choose_device(args.cuda)
     city = load_city(args.dataset, config, args.data_dir)
     figures = measure(args.dataset, config, city, device, max(args.steps, 1), args.profile)

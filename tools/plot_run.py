@@ -28,6 +28,7 @@ from utils.loader import TimeStatistics
 from utils.plots import Example, plot_run, read_validation_curves
 from utils.road_network import read_polylines
 from utils.rollout import greedy_trips
+from utils.tracking import check_run_name
 from utils.weights import load_model
 
 MAX_TRIPS = 200  # that are generated to see how many arrive
@@ -39,8 +40,9 @@ def main() -> None:
     """Read the command line, generate test trips, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
-    add_seed_argument(parser)
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    add_seed_argument(which)
+    which.add_argument(
         "--run_name", metavar="NAME", help="run below save/DATASET, such as seed42_distill (default: seed{N})"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
@@ -50,6 +52,7 @@ def main() -> None:
     config = load_config(args.dataset, args.config, args.overrides)
     warn_of_unread(args.overrides, UNREAD)
     name = args.run_name or f"seed{args.seed}"
+    check_run_name(args.dataset, name)
     curves = read_validation_curves(Path("tensorboard_log") / args.dataset / name)
     best = Path("save") / args.dataset / name / "best.pth"
     if not best.exists():

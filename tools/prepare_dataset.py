@@ -15,10 +15,12 @@ import utils.quiet_start  # noqa: F401
 
 from utils.baselines import measure_baselines
 from utils.city import find_folder, load_city
-from utils.command_line import add_data_arguments, run_command_line
+from utils.command_line import ONE_READER, add_data_arguments, run_command_line, warn_of_unread
 from utils.config import load_config
 from utils.loader import make_loaders
 from utils.tracking import log_data
+
+UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distill"), "nothing is trained here")}
 
 
 def main() -> None:
@@ -28,6 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
+    warn_of_unread(args.overrides, UNREAD)
     city = load_city(args.dataset, config, args.data_dir)
     loaders = make_loaders(city, config, "cpu")
     log_data(city, loaders, measure_baselines(loaders["val"]))

@@ -95,7 +95,8 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
         "data": tokens["train"].data_key,
         **{key: getattr(settings, key) for key in ("n_layer", "n_head", "n_embd", "block_size")},
     }
-    checkpoint = TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings))
+    others = {"validation data": tokens["val"].data_key, "precision": precision.name}
+    checkpoint = TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings), others)
     checkpoint.restore(model, optimizer, precision)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
     first_epoch = len(checkpoint.perplexities)

@@ -37,7 +37,7 @@ from utils.device import choose_device
 from utils.errors import UserError
 from utils.search_space import SearchSpace
 from utils.study import SharedStudy, best_trial
-from utils.study_check import check_data_and_teachers
+from utils.study_check import check_data_and_teachers, digests_of_inputs
 from utils.study_results import StudyResults
 from utils.study_runs import Worker
 from utils.suggestions import check_sampler, make_pruner
@@ -102,12 +102,13 @@ def main() -> None:
     make_pruner(config.optuna, config.optimizer_config.max_epoch)
     space = SearchSpace(config, load)
     check_sampler(config.optuna, space.distributions, args.n_trials)
-    warn_of_unread(args.overrides, unread_keys(space, args.storage))
+    warn_of_unread(args.overrides, unread_keys(config, space, args.storage))
     device = choose_device(args.cuda)
-    inputs = check_data_and_teachers(args.dataset, args.data_dir, config, space)
+    check_data_and_teachers(args.dataset, args.data_dir, config, space)
+    inputs = functools.partial(digests_of_inputs, args.dataset, args.data_dir, config, space)
 
     # the work
-    study = SharedStudy(args.study_name, args.dataset, args.storage, config, space, args.seed, inputs)
+    study = SharedStudy(args.study_name, args.dataset, args.storage, config, space, args.seed, inputs())
     logger.info(
         f"study '{study.name}' in {display_path(study.folder)}: {len(study.trials())} of {args.n_trials} trials"
     )
@@ -118,7 +119,7 @@ def main() -> None:
         data_dir=args.data_dir,
         config_path=args.config,
     )
-    worker = Worker(study, train, args.overrides, args.keep)
+    worker = Worker(study, train, args.overrides, args.keep, inputs)
     results = StudyResults(study, load, args.data_dir, args.cuda)
     if args.baseline:
         worker.baseline(wait=False)
@@ -143,9 +144,14 @@ def main() -> None:
             print("the best settings have no teacher: both columns are the same training")
 
 
-def unread_keys(space: SearchSpace, storage: str | None) -> dict[str, str]:
+def unread_keys(config: Config, space: SearchSpace, storage: str | None) -> dict[str, str]:
     """Keys and sections that have no effect on this search, and why."""
     unread = {"teacher": ONE_READER["teacher"]}
+    if "distill.enable" not in space.distributions:
+        unread = {key: reason for key, reason in train_with_distill.unread_keys(config).items() if key != "optuna"}
+    if config.optimizer_config.max_epoch in (1, config.optuna.min_resource):
+        no_pruning = "trials end before they could be pruned"
+        unread |= dict.fromkeys(("optuna.reduction_factor", "optuna.min_resource"), no_pruning)
     unread |= dict.fromkeys(space.distributions, "it is searched (optuna.search_space)")
     if storage is None:
         on_machines = "it is for a study that several machines share (--storage)"

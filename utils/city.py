@@ -50,15 +50,15 @@ class City:
         """The trips of `train`, `val` or `test`; parsed once, then from a cache beside the data."""
         return load_trips(self.folder, split, self.network, self.on_bad_trip, self.max_len)
 
-    def file_digests(self) -> dict[str, str]:
-        """Hashes of all files that training reads, by their names."""
-        paths = [self.folder / name for name in PUBLIC_FILES]
-        paths += [_companion(self.folder, name) for name in COMPANIONS]
-        return {path.name: file_digest(path)[:12] for path in paths}
-
     def trips_of(self, path: Path) -> Trips:
         """The trips of any CSV file, by the rules that hold for the splits."""
         return read_trips(path, self.network, self.on_bad_trip, self.max_len)
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Hashes of all files of a data set that training reads, by their names."""
+    paths = [folder / name for name in PUBLIC_FILES] + [_companion(folder, name) for name in COMPANIONS]
+    return {path.name: file_digest(path)[:12] for path in paths}
 
 
 def model_inputs(

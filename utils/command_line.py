@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import signal
 import sys
 import threading
@@ -69,15 +70,24 @@ def run_command_line(main: Callable[[], None], kept: str | Kept = "files already
         if isinstance(error, UserError):
             logger.error(f"error: {error}")
             sys.exit(1)
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            _drop_output()
+            sys.exit(1)  # `... | head`
         if isinstance(error, OSError):
             _drop_output()
-        if isinstance(error, BrokenPipeError):
-            sys.exit(1)  # the reader of our output went away (`... | head`)
         trouble = _machine_trouble(error)
         if trouble:
             logger.error(f"error: {trouble}; {kept.text}")
             sys.exit(1)
         raise
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of our output has gone away."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _drop_output() -> None:
@@ -173,7 +183,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_seed_argument(parser: argparse.ArgumentParser) -> None:
+def add_seed_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--seed", type=seed_number, default=0, help="random seed (default: 0)")
 
 

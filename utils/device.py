@@ -71,8 +71,7 @@ class Precision:
                 # torch.cuda.is_bf16_supported() also counts slow emulation, and asks the current GPU.
                 native = torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8
                 name = "bfloat16" if native else "float16"
-        self.name = name
-        self._device = device.type
+        self.name, self.device = name, device
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
 
@@ -82,4 +81,4 @@ class Precision:
             self.scaler.load_state_dict(state)
 
     def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self._device, self._dtype, enabled=self.name != "float32")
+        return torch.autocast(self.device.type, self._dtype, enabled=self.name != "float32")

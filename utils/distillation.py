@@ -20,11 +20,13 @@ from utils.grid import describe_grid, make_grid, warn_of_stretched_grid
 from utils.loader import BatchLoader
 from utils.objective import label_rank, pad_candidates
 from utils.processes import ALONE, Processes
+from utils.progress import progress
+from utils.signals import take_signals
 from utils.teacher import TeacherReader, tokens_of_roads
 from utils.teacher_cache import cache_key, cached_log_probs
 from utils.teacher_file import load_teacher
 
-LEAST_LOG_PROB = -20.0
+MAX_PERPLEXITY = 1e300
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,11 @@ def load_distillation(
     """The KL term of a configuration; the teacher is asked now (or was before), or at each batch."""
     train, folder = loaders["train"], cache_folder(city.folder)
     reader, token_of_road = load_teacher_reader(config, dataset, city, train.device)
-    answers: dict[str, Callable[[Batch], Tensor]] = dict.fromkeys(("train", "val"), reader.log_probs)
+
+    def rounded(batch: Batch) -> Tensor:  # as a cache keeps them
+        return reader.log_probs(batch).half().float()
+
+    answers: dict[str, Callable[[Batch], Tensor]] = dict.fromkeys(("train", "val"), rounded)
     if config.cache:
         path = teacher_path(config, dataset)
         for split in answers:
@@ -105,48 +111,53 @@ class TeacherFigures:
 
     known_share: float  # of all steps
     accuracy: float
-    perplexity: float  # exp of the mean of -log q(road that was taken)
-    uniform_perplexity: float  # the same of a guess that takes all candidates for equally likely
+    uniform_accuracy: float  # of a guess that takes all candidates for equally likely
+    perplexity: float  # exp of the mean of -log q(road that was taken); infinite where it calls one impossible
+    uniform_perplexity: float
 
 
 @torch.no_grad()
-def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -> TeacherFigures:
-    """Ask the teacher (its log-probabilities [K] of a batch) about a split."""
-    totals = torch.zeros(5, dtype=torch.float64, device=loader.device)
-    for batch in loader.in_order():
+def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -> TeacherFigures | None:
+    """Ask the teacher (its log-probabilities [K] of a batch) about a split; None if it knows no step of it."""
+    totals = torch.zeros(6, dtype=torch.float64, device=loader.device)
+    for batch in progress(loader.in_order(), "asking the teacher about val", loader.num_batches, "batches"):
+        take_signals()
         if not batch.share:
             continue
         answer = log_probs(batch)
         taken = answer.index_select(0, batch.label_candidate)
         known = ~taken.isnan()
-        right = (label_rank(answer, batch) == 0) & known
-        totals += torch.stack(
-            [
-                torch.tensor(len(taken), device=taken.device),
-                known.sum(),
-                right.sum(),
-                # A probability of zero would make the mean infinite; float16, in which answers are kept, has many.
-                -taken[known].clamp(min=LEAST_LOG_PROB).double().sum(),
-                batch.candidate_len[known].double().log().sum(),
-            ]
-        ).double()
-    steps, known, right, surprise, uniform = loader.processes.sum(totals).tolist()
-    at_least_one = max(known, 1.0)
-    return TeacherFigures(
-        known / steps, right / at_least_one, math.exp(surprise / at_least_one), math.exp(uniform / at_least_one)
-    )
+        candidates = batch.candidate_len[known].double()
+        sums = [known.sum(), ((label_rank(answer, batch) == 0) & known).sum(), (1.0 / candidates).sum()]
+        sums += [-taken[known].double().sum(), candidates.log().sum()]
+        totals += torch.stack([torch.full_like(sums[-1], len(taken)), *(value.double() for value in sums)])
+    steps, known, *sums = loader.processes.sum(totals).tolist()
+    if not known:
+        return None
+    right, uniform_right, surprise, uniform_surprise = (value / known for value in sums)
+    perplexity = math.exp(surprise) if surprise < math.log(MAX_PERPLEXITY) else math.inf
+    return TeacherFigures(known / steps, right, uniform_right, perplexity, math.exp(uniform_surprise))
 
 
 def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoader], config: DistillConfig) -> None:
     """Say what the teacher is worth on the validation split, and which settings of distillation have no effect."""
     figures = measure_teacher(distillation.val_log_probs, loaders["val"])
-    logger.info(
-        f"the teacher, on val: next-road accuracy {figures.accuracy:.4f}; perplexity {figures.perplexity:.3f} (it "
-        f"hesitates as between so many candidates), a uniform guess has {figures.uniform_perplexity:.3f}; it knows the "
-        f"cells of {figures.known_share:.1%} of the steps"
-    )
-    if figures.perplexity >= figures.uniform_perplexity:
-        logger.warning("this teacher says no more of the next road than a uniform guess: it cannot help")
+    if figures is None:
+        logger.warning("the teacher knows no step of val: nothing can be said of it")
+    else:
+        logger.info(
+            f"the teacher, on val: next-road accuracy {figures.accuracy:.4f} (a uniform guess: "
+            f"{figures.uniform_accuracy:.4f}); perplexity {figures.perplexity:.4g}, as if it hesitated between so many "
+            f"candidates (a uniform guess: {figures.uniform_perplexity:.4g}); it knows the cells of "
+            f"{figures.known_share:.1%} of the steps"
+        )
+        if figures.accuracy <= figures.uniform_accuracy:
+            logger.warning("this teacher knows no more of the next road than a uniform guess: it cannot help")
+        elif figures.perplexity >= figures.uniform_perplexity:
+            logger.warning(
+                "this teacher is often right, but so sure where it is wrong that its perplexity is no better than that "
+                "of a uniform guess; a higher distill.temperature softens it"
+            )
     train, last_only = loaders["train"], config.steps == "last"
     if config.lambda_ == 0:
         logger.warning("distill.lambda is 0: the teacher has no effect")

@@ -64,7 +64,13 @@ def _is_utf16(head: bytes) -> bool:
     return len(head) >= 8 and any(not any(nul) and all(other) for nul, other in ((even, odd), (odd, even)))
 
 
-def not_utf8(error: UnicodeDecodeError) -> str:
-    """What to tell of text in another encoding."""
+def not_utf8(path: Path) -> str:
+    """What to tell, behind its name, of a text in another encoding."""
+    content, place = path.read_bytes(), 0
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        place = error.start  # the error of a reader counts within what it has in hand
+    line = content.count(b"\n", 0, place) + 1
     encodings = "it is in another encoding (GBK, Latin-1, ...) or damaged"
-    return f"not UTF-8 text (byte {error.start}): {encodings}; save it as UTF-8"
+    return f", line {line}: not UTF-8 text (byte {place}): {encodings}; save it as UTF-8"

@@ -111,19 +111,20 @@ def earlier_path(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}.earlier-{number}{path.suffix}")
 
 
-def set_aside(*paths: Path) -> list[Path]:
-    """Give files that belong together names under which nothing overwrites them; the new paths, in their order.
+def free_number(*paths: Path) -> int:
+    """The first number that no file has been set aside under, of all these that belong together."""
+    return next(n for n in itertools.count(1) if not any(earlier_path(path, n).exists() for path in paths))
 
-    All get the same number, the first that is free. Files that are absent are passed over.
+
+def set_aside(path: Path) -> Path:
+    """Give a file a name under which nothing overwrites it; the new path.
 
     Raises:
-        WriteError: one cannot be renamed.
+        WriteError: it cannot be renamed.
     """
-    there = [path for path in paths if path.exists()]
-    number = next(n for n in itertools.count(1) if not any(earlier_path(path, n).exists() for path in there))
-    for path in there:
-        move(path, earlier_path(path, number))
-    return [earlier_path(path, number) for path in there]
+    aside = earlier_path(path, free_number(path))
+    move(path, aside)
+    return aside
 
 
 def remove_temporary_files(folder: Path, name: str = "") -> None:

@@ -41,7 +41,8 @@ def make_grid(network: RoadNetwork, cell_deg: float, downsample: int) -> Grid:
         UserError: the grid has more cells than a teacher can have tokens.
     """
     low, high = network.bounds
-    columns, rows = (int(span / cell_deg) + 1 for span in high - low)
+    # A side of more cells than a whole grid may have need not be counted exactly.
+    columns, rows = (int(min(span / cell_deg, 10.0 * MAX_CELLS)) + 1 for span in high - low)
     rows, columns = max(rows // downsample, 1), max(columns // downsample, 1)
     origin = _describe_origin(network, cell_deg, downsample, rows, columns)
     if rows * columns > MAX_CELLS:

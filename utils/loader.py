@@ -14,6 +14,7 @@ from models.inputs import AttentionGroup, Batch, TensorRecord
 from models.ragged import ragged_arange
 from utils.city import City
 from utils.config import Config
+from utils.digest import content_digest
 from utils.geometry import EARTH_RADIUS_M, unit_vectors
 from utils.processes import ALONE, Processes
 from utils.road_network import RoadNetwork
@@ -141,6 +142,11 @@ class BatchLoader:
     def first_candidate(self) -> Tensor:
         """Place of each position's first candidate among those of all trips in the order of the file, [P]."""
         return torch.from_numpy(np.cumsum(self._degree, dtype=np.int64) - self._degree)
+
+    @functools.cached_property
+    def trips_key(self) -> str:
+        """Hash of the trips: roads and times."""
+        return content_digest([self.road_id, self.time_s, torch.from_numpy(self._first)])
 
     @functools.cached_property
     def data_key(self) -> str:
@@ -314,4 +320,9 @@ def make_loaders(
 
 def data_keys(loaders: dict[str, BatchLoader]) -> dict[str, str]:
     """Hashes of the trips that training depends on, and of what is reachable, by what they are."""
-    return {"training data": loaders["train"].data_key, "validation data": loaders["val"].data_key}
+    train, val = loaders["train"], loaders["val"]
+    return {
+        "training data": train.trips_key,
+        "validation data": val.trips_key,
+        "reachable roads": content_digest([train.tables.reach_ptr, train.tables.reach_road]),
+    }

@@ -6,12 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from loguru import logger
 
 from utils.errors import UserError
 
 # What helps while batches are on their way through the student, or through the teacher.
 SMALLER_BATCHES = "lower optimizer_config.batch_size"
 SMALLER_TEACHER_BATCHES = "lower teacher.batch_size"
+SMALLER_WINDOW = "lower distill.window, or take a smaller teacher"
+
+CGROUP = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 
 @contextlib.contextmanager
@@ -26,6 +33,7 @@ def memory_advice(advice: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+        logger.bind(file_only=True).opt(exception=error).info("memory ran out")  # it may be a mistake in the code
         where = "the GPU's" if isinstance(error, torch.OutOfMemoryError) else "this machine's"
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200].rstrip(".")
         raise UserError(f"{where} memory is full ({reason or type(error).__name__}); {advice}") from None
@@ -46,6 +54,9 @@ def available_bytes(device: torch.device) -> int | None:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         limits.append(1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))))
+    for limit, used in CGROUP:  # of a container, or of a job of a cluster
+        with contextlib.suppress(OSError, ValueError):  # ValueError: `max`
+            limits.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)  # `ulimit -v`
     if allowed != resource.RLIM_INFINITY:
         with contextlib.suppress(OSError):

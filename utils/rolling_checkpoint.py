@@ -15,6 +15,7 @@ from torch import Tensor
 
 from utils.checkpoint import load_tensors, save_tensors, state_dict_of
 from utils.config import display_path, flatten
+from utils.device import Precision
 from utils.digest import content_digest
 from utils.disk_space import warn_if_short
 from utils.errors import UserError
@@ -36,7 +37,15 @@ KEYS = (
     "wandb_run_id",
     "resume_state",
 )
-KINDS = {"epoch": int, "seed": int, "dataset": str, "distill_enabled": bool, "resume_state": dict}
+STATE_KEYS = ("batches_done", "scaler", "val_time_pred_mape", "best_digest", "config")  # of resume_state
+KINDS = {
+    "epoch": int,
+    "seed": int,
+    "dataset": str,
+    "distill_enabled": bool,
+    "validation_metrics": list,
+    "resume_state": dict,
+}
 
 # Keys (or sections, with a dot) of the configuration, by what a change of them means to a run that goes on.
 UNREAD = ("teacher.", "optuna.")  # other programs read them
@@ -124,22 +133,20 @@ class RollingCheckpoint:
             return
         content, state = self._content, self._content["resume_state"]
         self._content = None  # several times the model: not to be held through the run
+        self._check_parts(content, state)
         self._check_sizes(state)
         model, weights = learner.model, content["model_state_dict"]
+        self._tell_changes(state, learner.precision, different_features(model, weights))
+        load_parameters(model, weights, self.path, self._remedy("is of another architecture"))
         try:
-            self._tell_changes(state, learner.precision.name, different_features(model, weights))
-            load_parameters(model, weights, self.path, self._remedy("is of another architecture"))
             restore_optimizer(learner.optimizer, content["optimizer_state_dict"])
-            learner.precision.load_scaler(state["scaler"])
-            accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
-            self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
-            self._best_digest, self._replaced_digest = state["best_digest"], state.get("replaced_digest", "")
-            self.batches_done, self.wandb_run_id = state["batches_done"], content["wandb_run_id"]
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise UserError(
-                f"{display_path(self.path)}: its parts do not fit each other ({type(error).__name__}: {error}); "
-                f"{self._remedy('is corrupt')}"
-            ) from None
+        except (ValueError, KeyError) as error:  # torch's own words for a state of other parameters
+            raise UserError(f"{display_path(self.path)}: {error}; {self._remedy('is corrupt')}") from None
+        learner.precision.load_scaler(state["scaler"])
+        accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
+        self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
+        self._best_digest, self._replaced_digest = state["best_digest"], state.get("replaced_digest", "")
+        self.batches_done, self.wandb_run_id = state["batches_done"], content["wandb_run_id"]
         self._check_best(weights)
         if self.epochs_done < self._max_epoch:
             best = content["best_val_acc"]
@@ -189,12 +196,11 @@ class RollingCheckpoint:
                 "version": VERSION,
                 "batches_done": batches_done,
                 "scaler": learner.precision.scaler.state_dict(),
-                "precision": learner.precision.name,
                 "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
                 "best_digest": self._best_digest,
                 "replaced_digest": self._replaced_digest,
                 "config": self.config,
-                "data_keys": self.data_keys,
+                "inputs": self.data_keys,
             },
         }
         save_tensors(content, self.path)
@@ -203,13 +209,26 @@ class RollingCheckpoint:
         if is_best:
             save_tensors(model_state, self.best_path)
 
+    def _tell_of_the_former_place(self) -> None:
+        """Runs without a teacher shared the folder of those with one, in the version before."""
+        former = self.path.parent.with_name(f"seed{self.identity.seed}_distill") / self.path.name
+        if self.path.parent.name != f"seed{self.identity.seed}_nodistill" or not former.exists() or not self._writes:
+            return
+        content = load_tensors(former, mmap=True)
+        if isinstance(content, dict) and content.get("distill_enabled") is False:
+            name = former.parent.name
+            logger.warning(f"{display_path(former)} is of a run without a teacher: to go on with it, --run_name {name}")
+
     def _read(self) -> dict[str, Any] | None:
         if not self.path.exists():
+            self._tell_of_the_former_place()
             return None
         try:
             content = load_tensors(self.path)
         except UserError as error:
             raise UserError(f"{error}; {self._remedy('is corrupt')}") from None
+        if isinstance(content, dict) and "val_perplexity" in content:
+            raise UserError(f"{display_path(self.path)}: is a teacher's; choose another --run_name")
         if not isinstance(content, dict) or not set(KEYS) <= set(content):
             missing = [key for key in KEYS if not isinstance(content, dict) or key not in content]
             raise UserError(
@@ -253,10 +272,22 @@ class RollingCheckpoint:
             logger.warning("⚠️  Deleting invalid checkpoint and starting fresh")
         if not self._writes:
             return
-        for path in set_aside(self.best_path):
-            logger.warning(f"{display_path(self.best_path)} is of an earlier run: kept as {path.name}")
+        if self.best_path.exists():
+            aside = set_aside(self.best_path)
+            logger.warning(f"{display_path(self.best_path)} is of an earlier run: kept as {aside.name}")
         if self._mismatches:
             remove(self.path)
+
+    def _check_parts(self, content: dict[str, Any], state: dict[str, Any]) -> None:
+        """Refuse a checkpoint that lacks what training goes on with. Raises UserError."""
+        missing = [key for key in STATE_KEYS if key not in state]
+        epochs = content["epoch"] + 1
+        lengths = [len(part) for part in (content["validation_metrics"], state.get("val_time_pred_mape", ()))]
+        if missing or lengths != [epochs, epochs]:
+            reason = f"lacks {', '.join(missing)}" if missing else f"{epochs} epochs, metrics of {lengths}"
+            raise UserError(
+                f"{display_path(self.path)}: its parts do not fit each other ({reason}); {self._remedy('is corrupt')}"
+            )
 
     def _check_sizes(self, state: dict[str, Any]) -> None:
         """Refuse a checkpoint of a model of other sizes, by the key. Raises UserError."""
@@ -271,14 +302,16 @@ class RollingCheckpoint:
     def _changes(self, state: dict[str, Any]) -> "list[Change]":
         """The settings that this training reads and that are not those of the checkpoint."""
         old, new = (flatten(config) for config in (state.get("config") or {}, self.config))
-        unread = UNREAD if self.identity.distill_enabled else (*UNREAD, "distill.")
+        unread = list(UNREAD)
+        unread += ["distill."] if not self.identity.distill_enabled else []
+        unread += ["wandb."] if not self.config["wandb"]["enable"] else []
         return [
             Change(key, old[key], new[key])
             for key in sorted(old.keys() & new.keys())
-            if old[key] != new[key] and not key.startswith(unread)
+            if old[key] != new[key] and not key.startswith(tuple(unread))
         ]
 
-    def _tell_changes(self, state: dict[str, Any], precision: str, features: list[str]) -> None:
+    def _tell_changes(self, state: dict[str, Any], precision: Precision, features: list[str]) -> None:
         """Settings and data may change between the parts of a run; it is then no longer the same run.
 
         `features` are those of the road network that have changed.
@@ -287,9 +320,11 @@ class RollingCheckpoint:
             UserError: they have, and no epoch is left that would be trained with the new ones.
         """
         settings = self._changes(state)
-        data = [name for name, key in self.data_keys.items() if key and state["data_keys"].get(name, key) != key]
+        # The version before had one hash for trips and relations together, which says less.
+        inputs = state.get("inputs") or {"teacher": state.get("data_keys", {}).get("teacher", "")}
+        data = [name for name, key in self.data_keys.items() if key and inputs.get(name, key) not in (key, "")]
         if self.epochs_found >= self._max_epoch:
-            if state.get("precision") == precision:
+            if self._same_arithmetic(state, precision):
                 settings = [change for change in settings if change.key != "training.precision"]
             shaping = [str(item) for item in settings if not item.key.startswith(WITHOUT_EFFECT_ON_THE_RESULT)]
             shaping += [f"other {name}" for name in (*data, *features)]
@@ -308,6 +343,11 @@ class RollingCheckpoint:
                 "those in the checkpoint"
             )
 
+    @staticmethod
+    def _same_arithmetic(state: dict[str, Any], precision: Precision) -> bool:
+        """Whether the setting of the checkpoint means on this device what the present one means."""
+        return Precision(state["config"]["training"]["precision"], precision.device).name == precision.name
+
     def _finished_with_others(self, differences: list[str]) -> UserError:
         done, shown = self.epochs_found, display_path(self.path)
         return UserError(
@@ -324,8 +364,8 @@ class RollingCheckpoint:
             return
         if self.best_epoch == self.epochs_done:
             if digest not in ("", self._replaced_digest):  # neither damaged nor the best one before
-                for path in set_aside(self.best_path):
-                    logger.warning(f"{display_path(self.best_path)} is not of this run: kept as {path.name}")
+                aside = set_aside(self.best_path)
+                logger.warning(f"{display_path(self.best_path)} is not of this run: kept as {aside.name}")
             save_tensors(latest, self.best_path)
             return
         for path in self.path.parent.glob("best.earlier-*.pth"):

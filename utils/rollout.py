@@ -28,8 +28,8 @@ def greedy_trips(
         embeddings: `model.embed_network()`.
         network: the roads.
         statistics: of the training trips.
-        queries: first road, when it is entered (seconds since 1970), and last road of each trip. A trip ends there,
-            at a dead end, or with its number of roads.
+        queries: first road, when it is entered (seconds since 1970), and last road of each trip. A trip ends there
+            (not without a step: the two may be one), at a dead end, or with its number of roads.
         max_roads: the most roads of each trip.
     """
     tables = RoadTables.of(network).to(embeddings[0].device)
@@ -39,7 +39,7 @@ def greedy_trips(
         active = [
             i
             for i, ((roads, _), (_, _, destination)) in enumerate(zip(trips, queries, strict=True))
-            if roads[-1] != destination and len(roads) < max_roads[i] and successors[roads[-1]]
+            if (roads[-1] != destination or len(roads) == 1) and len(roads) < max_roads[i] and successors[roads[-1]]
         ]
         if not active:
             return trips

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from loguru import logger
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -126,7 +127,7 @@ class SharedStudy:
         self.lock = StudyLock(self.folder, self._storage)
         with self.lock(), storage_errors():
             self._check_settings()
-            self._check_inputs(inputs)
+            self.check_inputs(inputs)
             self._check_folder()
         self.study.pruner.prepare(self.study)
 
@@ -240,6 +241,7 @@ class SharedStudy:
         if "id" not in self.study.user_attrs:  # also after a kill between the two
             self.study.set_user_attr("id", uuid.uuid4().hex)
         found = self.study.user_attrs["settings"]
+        found = {key: value for key, value in found.items() if not key.startswith(FREE_SETTINGS) or key in own}
         for key in sorted(own.keys() | found.keys()):
             if own.get(key) != found.get(key):
                 raise UserError(
@@ -247,9 +249,15 @@ class SharedStudy:
                     "not be comparable; use the same settings, or choose another --study_name"
                 )
 
-    def _check_inputs(self, inputs: Mapping[str, str]) -> None:
-        """All trials must have the same data and teachers, wherever they lie."""
+    def check_inputs(self, inputs: Mapping[str, str]) -> None:
+        """All trials must have the same data and teachers, wherever they lie.
+
+        Raises:
+            UserError: names both, by hash.
+        """
         if "inputs" not in self.study.user_attrs:
+            if self.study.get_trials(deepcopy=False):
+                logger.warning(f"study '{self.name}' does not record its data and teacher: taken to be these")
             self.study.set_user_attr("inputs", dict(inputs))
         found = self.study.user_attrs["inputs"]
         changed = [name for name in sorted({*inputs, *found}) if inputs.get(name) != found.get(name)]

@@ -4,8 +4,9 @@ import dataclasses
 
 from optuna.distributions import CategoricalDistribution
 
-from utils.city import load_city
+from utils.city import file_digests, find_folder, load_city
 from utils.config import Config, display_path
+from utils.config_sections import DistillConfig
 from utils.digest import file_digest
 from utils.distillation import check_teacher, teacher_path
 from utils.errors import UserError
@@ -15,23 +16,18 @@ from utils.teacher import tokens_of_roads
 from utils.teacher_file import load_teacher
 
 
-def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, space: SearchSpace) -> dict[str, str]:
-    """Read the city and each teacher that a trial may have; hashes of all their files, by their names.
+def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, space: SearchSpace) -> None:
+    """Read the city and each teacher that a trial may have.
 
     Raises:
         UserError: one of them cannot be used.
     """
-    searched = space.distributions
-    teachers = searched.get("distill.teacher", CategoricalDistribution([config.distill.teacher]))
-    settings = [dataclasses.replace(config.distill, teacher=teacher) for teacher in teachers.choices]
-    if not config.distill.enable and "distill.enable" not in searched:
-        settings = []
+    searched, settings = space.distributions, _teachers(config, space)
     for each in settings:
         check_teacher(each, dataset)
     city = load_city(dataset, config, data_dir)
     for split in ("train", "val", "test"):
         city.trips(split)
-    inputs = city.file_digests()
     for each in settings:
         path = teacher_path(each, dataset)
         teacher = load_teacher(path)
@@ -44,5 +40,20 @@ def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, 
             raise UserError(
                 f"distill.window: up to {longest}, expected at most {block_size} (block_size of {display_path(path)})"
             )
-        inputs[f"teacher {display_path(path)}"] = file_digest(path)[:12]
-    return inputs
+
+
+def digests_of_inputs(dataset: str, data_dir: str | None, config: Config, space: SearchSpace) -> dict[str, str]:
+    """Hashes of all files of the data and of the teachers, by their names."""
+    teachers = {teacher_path(each, dataset) for each in _teachers(config, space)}
+    return file_digests(find_folder(dataset, data_dir)) | {
+        f"teacher {display_path(path)}": file_digest(path)[:12] for path in teachers
+    }
+
+
+def _teachers(config: Config, space: SearchSpace) -> list[DistillConfig]:
+    """The sections of all teachers that a trial may have."""
+    searched = space.distributions
+    if not config.distill.enable and "distill.enable" not in searched:
+        return []
+    teachers = searched.get("distill.teacher", CategoricalDistribution([config.distill.teacher]))
+    return [dataclasses.replace(config.distill, teacher=teacher) for teacher in teachers.choices]

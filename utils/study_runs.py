@@ -5,7 +5,7 @@ import dataclasses
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from utils.config import display_path
 from utils.digest import file_digest
 from utils.errors import UserError
-from utils.files import FolderInUseError, WriteError, atomic_write, folder_lock, remove
+from utils.files import FolderInUseError, WriteError, atomic_write, folder_lock, remove, set_aside
 from utils.search_space import override_texts
 from utils.signals import take_signals
 from utils.study import Claim, SharedStudy, TakenOverError, best_value, ended
@@ -61,9 +61,12 @@ class RunFigures:
 class Worker:
     """One process of a study."""
 
-    def __init__(self, study: SharedStudy, train: Train, overrides: list[str], keep: int):
-        """`overrides` are those of the command line; `keep` trials keep their best.pth."""
+    def __init__(
+        self, study: SharedStudy, train: Train, overrides: list[str], keep: int, inputs: Callable[[], Mapping[str, str]]
+    ):
+        """`overrides`: of the command line; `keep`: trials that keep best.pth; `inputs`: hashes of what is read."""
         self.study, self._train, self._overrides, self._keep = study, train, overrides, keep
+        self._inputs = inputs
 
     # The baseline ----------------------------------------------------------------------------------------------
 
@@ -113,6 +116,7 @@ class Worker:
         """Work until the study has `total` trials and all of them have ended; yields after each that is ours."""
         waiting = False
         while True:
+            self.study.check_inputs(self._inputs())  # they may change while a search runs, for days
             with self.study.claim(total) as claim:
                 if claim is not None:
                     self._run_claim(claim)
@@ -216,11 +220,14 @@ class Worker:
             path = folder / "result.json"
             record = json.loads(path.read_text()) if path.exists() else {}
             if record.get("settings") != settings:
-                for name in ("checkpoint_latest.pth", "best.pth"):
-                    remove(folder / name)
+                for path in (folder / "best.pth", folder / "checkpoint_latest.pth"):
+                    if path.exists():
+                        aside = set_aside(path)
+                        logger.info(f"{display_path(path)} is of other settings: kept as {aside.name}")
                 record = {"settings": settings}
                 write_json(path, record)
             if "figures" not in record:
+                self.study.check_inputs(self._inputs())
                 logger.info(f"final run: {kind}, seed {seed}")
                 figures = RunFigures.of(self._run(settings, folder, seed))
                 record["figures"] = dataclasses.asdict(figures)

@@ -34,7 +34,7 @@ class Chunk:
     lines: list[int]  # line of the file at which each row ends, from 1
     numbers: list[int]  # number of each row below the header, from 1
     malformed: list[tuple[int, str]]  # rows left out: line, and what is wrong
-    unended_line: int = 0  # of the file's last row, if no line end follows
+    unended_line: int = 0  # of the file's last row, if neither a line end nor a quote shows that it is whole
 
     def note(self, line: int) -> str:
         """What to add to an error in the row at `line`."""
@@ -79,7 +79,7 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bo
             places = [header.index(name) for name in names]
             numbered = _numbered(reader, lines)
             while chunk_rows := list(itertools.islice(numbered, rows)):
-                unended = reader.line_num if lines.has_no_end else 0
+                unended = reader.line_num if lines.may_be_cut else 0
                 _check_end(chunk_rows[-1], header, lines, shown)
                 malformed = [
                     (line, f"row {number}: {_field_count(row, header)}")
@@ -98,8 +98,8 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bo
                 )
                 if lines.may_be_cut:
                     logger.warning(f"{shown}, line {unended}: no line end follows; is the file whole?")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown}: {not_utf8(error)}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{shown}{not_utf8(path)}") from None
     except csv.Error as error:
         raise UserError(f"{shown}, line {reader.line_num}: not a CSV row ({error})") from None
     except OSError as error:
@@ -152,7 +152,7 @@ def _numbered(reader: Iterator[list[str]], lines: _Lines) -> Iterator[tuple[int,
         if row is None:
             lines.of_row = last
             return
-        if row:
+        if "".join(lines.of_row).strip():
             number += 1
             yield number, reader.line_num, row
 

@@ -14,7 +14,7 @@ from utils.device import Precision
 from utils.digest import content_digest
 from utils.disk_space import warn_if_short
 from utils.errors import UserError
-from utils.files import set_aside
+from utils.files import earlier_path, free_number, move, set_aside
 from utils.rolling_checkpoint import MOMENTS, Change, on_cpu
 from utils.teacher_file import save_teacher
 from utils.training import restore_optimizer
@@ -30,11 +30,24 @@ class TeacherCheckpoint:
     """`checkpoint_latest.pth` in the run's folder, and the teacher file that distillation reads."""
 
     def __init__(
-        self, folder: Path, weights: Path, identity: dict[str, object], settings: dict[str, object] | None = None
+        self,
+        folder: Path,
+        weights: Path,
+        identity: dict[str, object],
+        settings: dict[str, object] | None = None,
+        others: dict[str, str] | None = None,
     ):
-        """`identity`: what a run must share with a checkpoint to go on from it; `settings`: what may change."""
+        """Nothing is read yet.
+
+        Args:
+            folder: of the run.
+            weights: the teacher file.
+            identity: what a run must share with a checkpoint to go on from it.
+            settings: keys of the section `teacher`, which may change.
+            others: what else shapes the result, and may change, by what it is.
+        """
         self.path, self.weights = folder / "checkpoint_latest.pth", weights
-        self.identity, self.settings = identity, settings or {}
+        self.identity, self.settings, self.others = identity, settings or {}, others or {}
         self._is_fresh = True  # what is there is another training's, and is set aside before the first epoch is saved
         self.perplexities: list[float] = []
         self.batches_done = 0  # those of an epoch may change between the parts of a training
@@ -73,7 +86,7 @@ class TeacherCheckpoint:
             logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(changed)})")
             logger.warning("⚠️  Starting fresh; the other teacher is set aside when the first epoch is done")
             return
-        self._tell_changes(content["settings"], len(perplexities))
+        self._tell_changes(content["settings"], content.get("others", {}), len(perplexities))
         load_parameters(model, content["model_state_dict"], self.path, remedy)
         restore_optimizer(optimizer, content["optimizer_state_dict"])
         precision.load_scaler(content["scaler"])
@@ -81,7 +94,10 @@ class TeacherCheckpoint:
         self._best_state, self._is_fresh = content["best_state_dict"], False
         self._replaced_digest = content.get("replaced_digest", "")
         self._finish_weights(model)
-        logger.info(f"✅ Resumed from checkpoint: epoch {len(self.perplexities) + 1}")
+        if self._is_complete(len(perplexities)):
+            logger.info(f"training is complete: all {len(perplexities)} epochs are done")
+        else:
+            logger.info(f"✅ Resumed from checkpoint: epoch {len(perplexities) + 1}")
 
     def save(
         self,
@@ -103,6 +119,7 @@ class TeacherCheckpoint:
         content = {
             "identity": self.identity,
             "settings": self.settings,
+            "others": self.others,
             "weights": str(self.weights),
             "val_perplexity": self.perplexities,
             "batches_done": batches_done,
@@ -118,18 +135,25 @@ class TeacherCheckpoint:
         if is_best:
             self._save_weights(model)
 
-    def _tell_changes(self, settings: dict[str, object], epochs_done: int) -> None:
+    def _is_complete(self, epochs_done: int) -> bool:
+        return epochs_done >= self.settings.get("max_epoch", epochs_done + 1)
+
+    def _tell_changes(self, settings: dict[str, object], others: dict[str, str], epochs_done: int) -> None:
         """Other settings hold from the next epoch on. Raises UserError if there is none."""
         changes = [
             Change(f"teacher.{key}", settings[key], own)
             for key, own in self.settings.items()
             if settings.get(key, own) != own
         ]
-        if epochs_done < self.settings.get("max_epoch", epochs_done + 1):
+        other = [name for name, own in self.others.items() if others.get(name, own) != own]
+        if not self._is_complete(epochs_done):
             for change in changes:
                 logger.warning(f"{change.key} was {change.old} so far, and is {change.new} now")
+            for name in other:
+                logger.warning(f"the {name} is not the same as so far: perplexities before and after do not compare")
             return
         shaping = [str(change) for change in changes if change.key != "teacher.max_epoch"]
+        shaping += [f"other {name}" for name in other]
         if shaping:
             shown = display_path(self.path)
             raise UserError(
@@ -150,22 +174,32 @@ class TeacherCheckpoint:
     def warn_of_a_full_disk(self, model_bytes: int) -> None:
         """Say so if the disk has no room for what this will write."""
         checkpoint_bytes = (2 + MOMENTS) * model_bytes  # of this epoch and of the best one
-        there = [path for path in (self.path, self.weights) if path.exists()]
+        there = [path for path in (self.path, self.weights) if path.exists() and not self._is_fresh]
         warn_if_short(self.path.parent, checkpoint_bytes + model_bytes, there, spare=checkpoint_bytes)
 
     def _set_aside(self) -> None:
         """Another training's checkpoint and weights, or weights from elsewhere, keep names of their own."""
         self._is_fresh = False
-        # The weights first: a kill between the two leaves the checkpoint, which then gets the same number.
-        there = [path for path in (self.weights, self.path) if path.exists()]
-        kept = set_aside(*there)
-        for path, aside in zip(there, kept, strict=True):
+        # The weights first: a kill between the two leaves the checkpoint, which then gets the number of the weights.
+        pair = (self.weights, self.path)
+        number = self._number_of_lone_weights() or free_number(*pair)
+        kept = [(path, earlier_path(path, number)) for path in pair if path.exists()]
+        for path, aside in kept:
+            move(path, aside)
             logger.warning(f"{display_path(path)} was there before: kept as {aside.name}")
         if kept:
-            back = " && ".join(
-                f"mv {display_path(aside)} {display_path(path)}" for path, aside in zip(there, kept, strict=True)
-            )
-            logger.info(f"to go back to it: {back}")
+            later = free_number(*pair)
+            moves = [(path, earlier_path(path, later)) for path in pair] + [(aside, path) for path, aside in kept]
+            back = " && ".join(f"mv {display_path(source)} {display_path(target)}" for source, target in moves)
+            logger.info(f"to go back to it, and keep this one: {back}")
+
+    def _number_of_lone_weights(self) -> int:
+        """That of weights which were set aside without their checkpoint, which is still here; 0 if there are none."""
+        if self.weights.exists() or not self.path.exists():
+            return 0
+        numbers = range(free_number(self.weights, self.path) - 1, 0, -1)
+        pairs = ((n, earlier_path(self.weights, n), earlier_path(self.path, n)) for n in numbers)
+        return next((n for n, weights, checkpoint in pairs if weights.exists() and not checkpoint.exists()), 0)
 
     def _finish_weights(self, model: LMTAD) -> None:
         """Write the best weights if a kill came between the checkpoint and them; never over somebody else's."""
@@ -173,7 +207,7 @@ class TeacherCheckpoint:
         if digest == content_digest(self._best_state):
             return
         if self.weights.exists() and digest != self._replaced_digest:
-            [aside] = set_aside(self.weights)
+            aside = set_aside(self.weights)
             logger.warning(f"{display_path(self.weights)} is not of this training: kept as {aside.name}")
         self._save_weights(model)
 

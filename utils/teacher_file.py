@@ -15,6 +15,7 @@ from models.lmtad import LMTAD, LMTADConfig
 from utils.checkpoint import load_tensors, save_tensors, state_dict_of
 from utils.config import display_path
 from utils.errors import UserError
+from utils.file_kinds import foreign_kind
 from utils.foreign_pickle import attributes_of, load_foreign, unknown_classes
 from utils.weights import AVERAGED_COUNT, plain_name
 
@@ -108,6 +109,8 @@ def read_vocab(path: Path) -> dict[str, int]:
     """
     shown = display_path(path)
     try:
+        if kind := foreign_kind(path):
+            raise UserError(f"{shown}: {kind}")
         vocab = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{shown}: cannot be read ({error.strerror or error})") from None

@@ -151,6 +151,17 @@ def log_summary(best_epoch: int, best: Metrics, test: Metrics, best_path: str, s
     logger.info(f"best model: {best_path}{per_epoch}")
 
 
+def check_run_name(dataset: str, run_name: str) -> None:
+    """Refuse the name of a run that leads out of the folders.
+
+    Raises:
+        UserError: it does.
+    """
+    parts = Path(run_name).parts
+    if not parts or Path(run_name).is_absolute() or ".." in parts or not run_name.isprintable():
+        raise UserError(f"run name {run_name!r}: expected a path below save/{dataset}/, such as tune/study/trial_0")
+
+
 @contextlib.contextmanager
 def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Iterator[Run]:
     """Make the folders of a run and hold them for this process; log to a new file until the end.
@@ -161,9 +172,7 @@ def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Itera
         UserError: a name that leads out of the folders, a folder that cannot be written or that another
             process is using.
     """
-    parts = Path(run_name).parts
-    if not parts or Path(run_name).is_absolute() or ".." in parts or not run_name.isprintable():
-        raise UserError(f"run name {run_name!r}: expected a path below save/{dataset}/, such as tune/study/trial_0")
+    check_run_name(dataset, run_name)
     save, log, tensorboard = (Path(top) / dataset / run_name for top in ("save", "log", "tensorboard_log"))
     if not processes.is_first:
         yield Run(save, log, tensorboard, processes)

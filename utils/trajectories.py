@@ -22,7 +22,8 @@ MAX_LEN_KEY = "trajectory_encoder_config.max_len"
 TIME_WIDTH = len("2015-11-05T08:01:14Z")
 # ISO 8601 as it is met with: `T` or a blank, a fraction of a second, `Z`, an offset, or nothing.
 TIME = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d)(?:\.\d+)? ?(?P<offset>Z|[+-]\d\d(?::?\d\d)?)?",
+    r"(?P<day>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d)(?:\.\d+)?"
+    r" ?(?P<offset>Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?",
     re.ASCII | re.IGNORECASE,
 )
 
@@ -224,7 +225,7 @@ def _parse_row(rid_text: str, time_text: str) -> tuple[Ints, Ints]:
     if road is None:
         item = next(item for item in rid_text.split(",") if parse_integers([item]) is None)
         raise _BadTripError(f"rid_list: found {item.strip()!r}, expected road ids such as 1,2,3")
-    items = [item.strip() for item in time_text.split(",")] if time_text else []
+    items = [item.strip(" \t\r\n'\"") for item in time_text.split(",")] if time_text else []  # lists may quote texts
     if len(items) != len(road):
         raise _BadTripError(f"rid_list has {len(road)} entries and time_list {len(items)}, expected as many")
     return road, _parse_moments(items)

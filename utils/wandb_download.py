@@ -74,25 +74,17 @@ def check_model(path: Path, name: str) -> int:
         UserError: it is something else.
     """
     # Imported here: torch takes seconds, and a search has no need of it.
-    import torch
-
     from utils.checkpoint import load_tensors
+    from utils.weights import find_state_dict
 
-    shown = display_path(name)
     wanted = "expected the state dict of a HOSER model, such as best.pth; nothing was saved"
     try:
         content = load_tensors(path)
+        state = find_state_dict(content, path, lambda names: {n.partition(".")[0] for n in names}.issuperset(PARTS))
     except UserError as error:
-        raise UserError(f"{shown}: wrong file type: {str(error).partition(': ')[2]}; {wanted}") from None
-    if isinstance(content, dict) and "model_state_dict" in content:
-        raise UserError(f"{shown}: wrong file type: found a checkpoint to resume training from, {wanted}")
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError(f"{shown}: wrong file type: found {type(content).__name__} of other things, {wanted}")
-    parts = {str(key).partition(".")[0] for key in content}
-    if not parts.issuperset(PARTS):
-        found = ", ".join(sorted(parts)[:5])[:200] or "nothing"
-        raise UserError(f"{shown}: wrong file type: found the weights of another model ({found}), {wanted}")
-    return sum(value.numel() for value in content.values())
+        reason = str(error).partition(": ")[2]
+        raise UserError(f"{display_path(name)}: wrong file type: {reason}; {wanted}") from None
+    return sum(value.numel() for value in state.values())
 
 
 def _download(file: File, folder: Path) -> Path:

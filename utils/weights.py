@@ -1,6 +1,6 @@
 """Weights of HOSER from a file: a state dict as it is saved here, or in a form that other programs give it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ def load_model(model: HOSER, path: Path) -> None:
     Raises:
         UserError: the file cannot be read, holds something else, or the weights are of another model.
     """
-    state = find_state_dict(load_tensors(path), path)
+    known = {name for name, _ in model.named_parameters()}
+    state = find_state_dict(load_tensors(path), path, lambda names: bool(known & names))
     fit_state_dict(model, state, path, "was it trained with another configuration or data set?")
 
 
-def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The one state dict in what was read from `path`, with plain names.
+def find_state_dict(content: Any, path: Path, is_wanted: Callable[[set[str]], bool]) -> dict[str, Tensor]:
+    """The one state dict in what was read from `path` whose names `is_wanted` takes, with plain names.
 
     Raises:
         UserError: there is none, or there are several; says what the file is.
@@ -42,18 +43,19 @@ def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     shown = display_path(path)
     if kind := _other_kind(content, path):
         raise UserError(f"{shown}: {kind}")
-    found = _state_dicts(content)
+    states = {key: without_prefix(unwrapped(state, path), is_wanted) for key, state in _tensors_in(content)}
+    found = {key: state for key, state in states.items() if is_wanted(set(state))}
     if len(found) != 1:
-        names = ", ".join(found) or (", ".join(map(str, content)) if isinstance(content, dict) else "")
+        keys = ", ".join(map(str, found or (content if isinstance(content, Mapping) else ())))[:200]
         what = "several sets of weights" if found else type(content).__name__
         raise UserError(
-            f"{shown}: found {what}{f' ({names[:200]})' if names else ''}, expected a state dict (names and tensors); "
+            f"{shown}: found {what}{f' ({keys})' if keys else ''}, expected a state dict of HOSER (names and tensors); "
             "save it alone with torch.save"
         )
     [(key, state)] = found.items()
     if key:
         logger.info(f"{shown}: holds more than weights; those under {key!r} are used")
-    return unwrapped(state, path)
+    return state
 
 
 def _other_kind(content: Any, path: Path) -> str:
@@ -71,16 +73,15 @@ def _other_kind(content: Any, path: Path) -> str:
     return ""
 
 
-def _state_dicts(content: Any, key: str = "", depth: int = 2) -> dict[str, dict[str, Tensor]]:
-    """All state dicts in nested dicts, by the keys that lead to them."""
-    if not isinstance(content, Mapping) or not content or depth < 0:
-        return {}
-    if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-        return {key: dict(content)}
-    found: dict[str, dict[str, Tensor]] = {}
+def _tensors_in(content: Any, key: str = "", depth: int = 2) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The named tensors of each of several nested dicts, by the keys that lead to them."""
+    if not isinstance(content, Mapping) or depth < 0:
+        return
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        yield key, tensors
     for name, value in content.items():
-        found |= _state_dicts(value, f"{key}.{name}".lstrip("."), depth - 1)
-    return {name: state for name, state in found.items() if len(state) > 1}
+        yield from _tensors_in(value, f"{key}.{name}".lstrip("."), depth - 1)
 
 
 def plain_name(name: str) -> str:
@@ -101,6 +102,7 @@ def unwrapped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             continue
         if short.endswith("_orig") and f"{name[:-5]}_mask" in state:
             short, value = short[:-5], value * state[f"{name[:-5]}_mask"]
+        value = value if value.layout is torch.strided else value.to_dense()
         if short in plain:
             raise UserError(f"{display_path(path)}: {short}: stands in it twice, with and without a prefix")
         plain[short] = value
@@ -115,7 +117,6 @@ def fit_state_dict(model: HOSER, state: Mapping[str, Tensor], path: Path, advice
     Raises:
         UserError: the weights are of another model.
     """
-    state = without_common_prefix(state, set(model.state_dict()))
     load_parameters(model, state, path, advice)
     if different := different_features(model, state):
         logger.warning(
@@ -155,13 +156,15 @@ def load_parameters(model: nn.Module, state: Mapping[str, Tensor], path: Path, a
         raise UserError(f"{shown}: does not fit this model and data: {problem}{more}; {advice}") from None
 
 
-def without_common_prefix(state: Mapping[str, Tensor], known: set[str]) -> Mapping[str, Tensor]:
-    """`state` without a first part that all names share and none of the `known` names has, such as `model.`."""
-    first = {name.partition(".")[0] for name in state}
-    if len(first) != 1 or first & {name.partition(".")[0] for name in known}:
-        return state
-    shorter = {name.partition(".")[2]: value for name, value in state.items()}
-    return shorter if known & set(shorter) else state
+def without_prefix(state: Mapping[str, Tensor], is_wanted: Callable[[set[str]], bool]) -> dict[str, Tensor]:
+    """`state` without the first parts that all names share, such as `net.model.`, until `is_wanted` takes the names."""
+    shorter = dict(state)
+    while not is_wanted(set(shorter)):
+        first = {name.partition(".")[0] for name in shorter}
+        if len(first) != 1 or not all("." in name for name in shorter):
+            return dict(state)
+        shorter = {name.partition(".")[2]: value for name, value in shorter.items()}
+    return shorter
 
 
 def _same(found: Tensor, own: Tensor) -> bool:

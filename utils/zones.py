@@ -55,8 +55,8 @@ def read_partition(path: Path, num_roads: int, num_zones: int) -> Ints:
         if kind := foreign_kind(path):
             raise UserError(f"{shown}: {kind}")
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown}: {not_utf8(error)}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{shown}{not_utf8(path)}") from None
     except OSError as error:
         raise UserError(f"{shown}: cannot be read ({error.strerror})") from None
     if lines and not lines[-1].strip():
