@@ -46,7 +46,8 @@ def mini_network() -> RoadNetwork:
 def rows_of(content: bytes) -> list[dict[str, str]]:
     """Another reader of CSV than ours."""
     csv.field_size_limit(1 << 24)
-    return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    return [row for row in rows if any((value or "").strip() for value in row.values())]  # but blank lines
 
 
 # Roads ---------------------------------------------------------------------------------------------------------

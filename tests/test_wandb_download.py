@@ -370,10 +370,10 @@ def test_an_unknown_run_is_told(server: WandbServer, tmp_path: Path) -> None:
 WRONG_TYPES = {
     "text": (b"an error page", "not a file of tensors saved by torch, or damaged"),
     "code": (saved({"f": print}), "holds more than tensors and plain values; it is not loaded"),
-    "checkpoint": (saved({"model_state_dict": TWO_HUNDRED, "epoch": 3}), "found a checkpoint to resume training from"),
-    "values": (saved({"a": 1, "b": [2]}), "found dict of other things"),
-    "foreign": (saved(TWO_HUNDRED), "found the weights of another model (x)"),
-    "empty": (saved({}), "found the weights of another model (nothing)"),
+    "checkpoint": (saved({"model_state_dict": TWO_HUNDRED, "epoch": 3}), "found dict (model_state_dict, epoch)"),
+    "values": (saved({"a": 1, "b": [2]}), "found dict (a, b)"),
+    "foreign": (saved(TWO_HUNDRED), "found dict (x)"),
+    "empty": (saved({}), "found dict, expected a state dict of HOSER"),
     "half": (MODEL[: len(MODEL) // 2], "not a file of tensors saved by torch, or damaged"),
 }
 
@@ -384,7 +384,7 @@ def test_a_file_of_the_wrong_type_is_told(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_bytes(content)
     message = error_of(check_model, tmp_path / "file", "best.pth")
     assert message.startswith(f"best.pth: wrong file type: {found}")
-    assert message.endswith("expected the state dict of a HOSER model, such as best.pth; nothing was saved")
+    assert message.endswith("a HOSER model is wanted, such as best.pth; nothing was saved")
 
 
 @pytest.mark.parametrize("kind", ["text", "code"])

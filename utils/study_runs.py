@@ -220,10 +220,10 @@ class Worker:
             path = folder / "result.json"
             record = json.loads(path.read_text()) if path.exists() else {}
             if record.get("settings") != settings:
-                for path in (folder / "best.pth", folder / "checkpoint_latest.pth"):
-                    if path.exists():
-                        aside = set_aside(path)
-                        logger.info(f"{display_path(path)} is of other settings: kept as {aside.name}")
+                for model in (folder / "best.pth", folder / "checkpoint_latest.pth"):
+                    if model.exists():
+                        aside = set_aside(model)
+                        logger.info(f"{display_path(model)} is of other settings: kept as {aside.name}")
                 record = {"settings": settings}
                 write_json(path, record)
             if "figures" not in record:

@@ -77,7 +77,7 @@ def check_model(path: Path, name: str) -> int:
     from utils.checkpoint import load_tensors
     from utils.weights import find_state_dict
 
-    wanted = "expected the state dict of a HOSER model, such as best.pth; nothing was saved"
+    wanted = "a HOSER model is wanted, such as best.pth; nothing was saved"
     try:
         content = load_tensors(path)
         state = find_state_dict(content, path, lambda names: {n.partition(".")[0] for n in names}.issuperset(PARTS))
