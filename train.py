@@ -5,8 +5,6 @@
 Vanilla training does not resume: running it again starts from scratch.
 """
 
-import utils.quiet_start  # noqa: F401
-
 import argparse
 import time
 
@@ -14,9 +12,6 @@ import torch
 from loguru import logger
 
 from models.hoser import HOSER
-from utils.baselines import measure_baselines
-from utils.checkpoint import EpochCheckpoints, size_bytes
-from utils.city import find_folder, load_city
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -26,17 +21,22 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
-from utils.compilation import compile_model
-from utils.config import Config, describe_config, display_path, load_config
-from utils.device import choose_device, set_seed
-from utils.loader import data_keys, make_loaders
-from utils.memory import SMALLER_BATCHES, memory_advice
-from utils.objective import Objective
-from utils.processes import join_processes
-from utils.signals import held_signals
-from utils.tracking import Run, log_data, log_summary, open_run
-from utils.training import Learner, Metrics, evaluate, train_epoch
-from utils.weights import load_model
+from utils.config import Config, config_source, load_config
+from utils.data.dataset import find_folder, load_city
+from utils.data.loader import data_keys, make_loaders
+from utils.files.checksums import content_digest
+from utils.files.tensor_files import EpochCheckpoints, size_bytes
+from utils.runtime.device import choose_device, set_seed
+from utils.runtime.distributed import join_processes
+from utils.runtime.memory import SMALLER_BATCHES, memory_advice
+from utils.runtime.signals import held_signals
+from utils.tracking.run import Run, log_data, log_summary, open_run
+from utils.training.compile import compile_model
+from utils.training.engine import Learner, evaluate, train_epoch
+from utils.training.heuristics import measure_baselines
+from utils.training.losses import HOSERLoss
+from utils.training.metrics import Metrics
+from utils.training.weights import load_model
 
 UNREAD = {
     **ONE_READER,
@@ -60,7 +60,7 @@ def main() -> None:
     config = load_config(args.dataset, args.config, args.overrides)
     device = choose_device(args.cuda, processes)
     with open_run(args.dataset, f"seed{args.seed}", processes) as run:
-        logger.info(describe_config(config, args.dataset, args.config))
+        logger.info(f"configuration: {config_source(args.dataset, args.config, args.overrides)}")
         warn_of_unread(args.overrides, UNREAD, *["wandb.enable"] * config.wandb.enable)
         train(args, config, device, run)
 
@@ -69,31 +69,32 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     """The whole run: data, model, epochs, test."""
     # data
     processes = run.processes
-    with processes.first_alone():
+    with processes.main_process_first():
         city = load_city(args.dataset, config, args.data_dir)
         loaders = make_loaders(city, config, device, processes)
-    processes.check_same("data", lambda: [data_keys(loaders), vars(city.features)])
+    processes.check_same("data", lambda: content_digest([data_keys(loaders), vars(city.features)]))
     log_data(city, loaders, measure_baselines(loaders["val"]))
 
     # model
     set_seed(args.seed)
     model = HOSER(config, city.features).to(device)
-    learner = Learner.of(model, config, loaders["train"])
-    objective = Objective(loaders["train"].statistics)
+    learner = Learner.from_config(model, config, loaders["train"])
+    loss_function = HOSERLoss(loaders["train"].statistics)
     if config.training.compile:
         compile_model(model, loaders["train"], learner.precision)
 
     # epochs
-    checkpoints = EpochCheckpoints(run.save, writes=processes.is_first)
+    checkpoints = EpochCheckpoints(run.save, writes=processes.is_main)
     checkpoints.announce(config.optimizer_config.max_epoch, size_bytes(model))
     run.open_curves()  # not before all that the run needs has been found in order: an earlier run's are put away
+    run.write_config(config)
     validations: list[Metrics] = []
     seconds: list[float] = []
     with held_signals(), memory_advice(SMALLER_BATCHES):
         for epoch_id in range(config.optimizer_config.max_epoch):
             began = time.monotonic()
             first_batch = epoch_id * loaders["train"].num_batches
-            for records in train_epoch(learner, loaders["train"], objective, args.seed, epoch_id, first_batch):
+            for records in train_epoch(learner, loaders["train"], loss_function, args.seed, epoch_id, first_batch):
                 run.log_batches(records)
             validations.append(evaluate(model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}"))
             checkpoints.save(model, validations[-1].next_step_acc)
@@ -103,12 +104,12 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
 
     # test, with the epoch that validates best
     best_epoch = checkpoints.best_epoch
-    processes.wait()
+    processes.barrier()
     logger.info(f"loading epoch_{best_epoch}.pth")
     load_model(model, checkpoints.best_path)
     with memory_advice(SMALLER_BATCHES):
         test = evaluate(model, loaders["test"], learner.precision, "testing")
-    log_summary(best_epoch, validations[best_epoch - 1], test, display_path(checkpoints.best_path), seconds)
+    log_summary(best_epoch, validations[best_epoch - 1], test, checkpoints.best_path, seconds)
 
 
 if __name__ == "__main__":

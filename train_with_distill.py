@@ -5,8 +5,6 @@
 One rolling checkpoint (checkpoint_latest.pth) and the best model (best.pth) are kept.
 """
 
-import utils.quiet_start  # noqa: F401
-
 import argparse
 import dataclasses
 import re
@@ -20,9 +18,6 @@ import torch
 from loguru import logger
 
 from models.hoser import HOSER
-from utils.baselines import measure_baselines
-from utils.checkpoint import size_bytes
-from utils.city import find_folder, load_city
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -32,22 +27,26 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
-from utils.compilation import compile_model
-from utils.config import Config, config_to_dict, describe_config, display_path, flatten, load_config
-from utils.device import choose_device, set_seed
-from utils.digest import file_digest
-from utils.distillation import check_teacher, introduce_teacher, load_distillation, teacher_path
+from utils.config import Config, config_source, config_to_dict, flatten, load_config
+from utils.data.dataset import find_folder, load_city
+from utils.data.loader import BatchLoader, data_keys, make_loaders
+from utils.distillation.kl_loss import check_teacher, introduce_teacher, load_distillation, teacher_path
 from utils.errors import UserError
-from utils.loader import BatchLoader, data_keys, make_loaders
-from utils.memory import SMALLER_BATCHES, SMALLER_WINDOW, memory_advice
-from utils.objective import Objective
-from utils.processes import join_processes
-from utils.pruning import TrialReporter
-from utils.rolling_checkpoint import Identity, RollingCheckpoint
-from utils.signals import held_signals
-from utils.tracking import Run, log_data, log_summary, open_run
-from utils.training import Learner, Metrics, evaluate, train_epoch
-from utils.weights import load_model
+from utils.files.checksums import content_digest, file_digest
+from utils.files.tensor_files import size_bytes
+from utils.runtime.device import choose_device, set_seed
+from utils.runtime.distributed import join_processes
+from utils.runtime.memory import SMALLER_BATCHES, SMALLER_WINDOW, memory_advice
+from utils.runtime.signals import held_signals
+from utils.search.reporter import TrialReporter
+from utils.tracking.run import Run, log_data, log_summary, open_run
+from utils.training.compile import compile_model
+from utils.training.engine import Learner, evaluate, train_epoch
+from utils.training.heuristics import measure_baselines
+from utils.training.losses import HOSERLoss
+from utils.training.metrics import Metrics
+from utils.training.rolling_checkpoint import Identity, RollingCheckpoint
+from utils.training.weights import load_model
 
 if TYPE_CHECKING:
     import optuna
@@ -126,7 +125,7 @@ def main(
         optuna.TrialPruned: the trial says so; its checkpoint is complete.
     """
     processes = join_processes()
-    if optuna_trial is not None and processes.count > 1:
+    if optuna_trial is not None and processes.world_size > 1:
         raise UserError("a trial of a search cannot be trained by torchrun; start the search several times instead")
     find_folder(dataset, data_dir)
     config = load_config(dataset, config_path, config_overrides or ())
@@ -135,7 +134,7 @@ def main(
     device = choose_device(cuda, processes)
     mode = "distill" if config.distill.enable else "nodistill"
     with open_run(dataset, run_name or f"seed{seed}_{mode}", processes) as run:
-        logger.info(describe_config(config, dataset, config_path))
+        logger.info(f"configuration: {config_source(dataset, config_path, config_overrides or ())}")
         if not isinstance(config_overrides, Mapping | None):
             warn_of_unread(config_overrides, unread_keys(config))
         return train(dataset, seed, config, data_dir, device, run, TrialReporter(optuna_trial))
@@ -164,55 +163,56 @@ def train(
     # what an interrupted run left
     processes = run.processes
     identity = Identity(seed, dataset, config.distill.enable)
-    checkpoint = RollingCheckpoint(run.save, identity, config_to_dict(config), writes=processes.is_first)
+    checkpoint = RollingCheckpoint(run.save, identity, config_to_dict(config), writes=processes.is_main)
     learns_from_teacher = config.distill.enable and checkpoint.epochs_found < config.optimizer_config.max_epoch
     if learns_from_teacher:
         check_teacher(config.distill, dataset)
 
     # data and teacher
-    with processes.first_alone():
+    with processes.main_process_first():
         city = load_city(dataset, config, data_dir)
         loaders = make_loaders(city, config, device, processes)
     keys = data_keys(loaders)
     log_data(city, loaders, measure_baselines(loaders["val"]))
-    objective = Objective(loaders["train"].statistics)
+    loss_function = HOSERLoss(loaders["train"].statistics)
     if config.distill.enable:
         keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
     if learns_from_teacher:
         with memory_advice(SMALLER_WINDOW):
-            with processes.first_alone():
+            with processes.main_process_first():
                 distillation = load_distillation(config.distill, dataset, city, loaders)
             introduce_teacher(distillation, loaders, config.distill)
-        objective = dataclasses.replace(objective, kl=distillation.term, kl_weight=config.distill.lambda_)
-    processes.check_same("data and teacher", lambda: [keys, vars(city.features)])
+        loss_function = dataclasses.replace(loss_function, kl=distillation.term, kl_weight=config.distill.lambda_)
+    processes.check_same("data and teacher", lambda: content_digest([keys, vars(city.features)]))
 
     # model
     set_seed(seed)
     model = HOSER(config, city.features).to(device)
-    learner = Learner.of(model, config, loaders["train"])
-    with processes.first_alone():
+    learner = Learner.from_config(model, config, loaders["train"])
+    with processes.main_process_first():
         checkpoint.restore(learner, keys)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
-    processes.check_same("checkpoint_latest.pth", lambda: checkpoint.validations)
+    processes.check_same("checkpoint_latest.pth", lambda: content_digest(checkpoint.validations))
     if config.training.compile:
         compile_model(model, loaders["train"], learner.precision)
 
     # curves, which W&B may follow
     run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)
-    if config.wandb.enable and processes.is_first:
+    run.write_config(config)
+    if config.wandb.enable and processes.is_main:
         run.start_wandb(config, dataset, seed, checkpoint.claim_wandb_run_id(), size_bytes(model))
 
     # epochs
-    seconds = train_epochs(learner, loaders, objective, seed, checkpoint, run, reporter)
+    seconds = train_epochs(learner, loaders, loss_function, seed, checkpoint, run, reporter)
 
     # test, with the epoch that validates best
-    processes.wait()
+    processes.barrier()
     load_model(model, checkpoint.best_path)
     with memory_advice(SMALLER_BATCHES):
         test = evaluate(model, loaders["test"], learner.precision, "testing")
     best = checkpoint.validations[checkpoint.best_epoch - 1]
     run.log_result(checkpoint.best_epoch, checkpoint.epochs_done, best, test, checkpoint.best_path)
-    log_summary(checkpoint.best_epoch, best, test, display_path(checkpoint.best_path), seconds)
+    log_summary(checkpoint.best_epoch, best, test, checkpoint.best_path, seconds)
     return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
 
 
@@ -221,7 +221,7 @@ def train(
 def train_epochs(
     learner: Learner,
     loaders: dict[str, BatchLoader],
-    objective: Objective,
+    loss_function: HOSERLoss,
     seed: int,
     checkpoint: RollingCheckpoint,
     run: Run,
@@ -240,7 +240,7 @@ def train_epochs(
     for epoch_id in range(first_epoch, max_epoch):
         began = time.monotonic()
         first_batch = checkpoint.batches_done
-        for records in train_epoch(learner, loaders["train"], objective, seed, epoch_id, first_batch):
+        for records in train_epoch(learner, loaders["train"], loss_function, seed, epoch_id, first_batch):
             run.log_batches(records)
         metrics = evaluate(learner.model, loaders["val"], learner.precision, f"validating, epoch {epoch_id + 1}")
         seconds.append(time.monotonic() - began)

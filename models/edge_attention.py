@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from models.inputs import MessageGraph
+from models.batch import MessageGraph
 from models.ragged import segment_softmax
 
 NEGATIVE_SLOPE = 0.2

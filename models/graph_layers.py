@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.batch import MessageGraph
 from models.edge_attention import edge_attention
-from models.inputs import MessageGraph
 
 
 def _glorot(*shape: int) -> nn.Parameter:

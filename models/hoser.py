@@ -6,8 +6,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
+from models.batch import Batch, NetworkFeatures, Prediction
 from models.config import ModelConfig
-from models.inputs import Batch, NetworkFeatures, Prediction
 from models.navigator import Navigator
 from models.ragged import distinct
 from models.road_network_encoder import RoadNetworkEncoder

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.batch import Batch, Prediction
 from models.config import NavigatorConfig
-from models.inputs import Batch, Prediction
 
 TIME_WIDTH = 64
 

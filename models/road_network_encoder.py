@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.batch import MessageGraph, NetworkFeatures
 from models.config import RoadNetworkEncoderConfig
 from models.graph_layers import GATv2Conv, GCNConv, gcn_adjacency, with_self_loops
-from models.inputs import MessageGraph, NetworkFeatures
 from models.ragged import distinct, ragged_arange
 
 # Targets embedded at a time when no gradients are kept: bounds memory on networks of a million roads.

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.batch import AttentionGroup, Batch
 from models.config import TrajectoryEncoderConfig
-from models.inputs import AttentionGroup, Batch
 
 
 class CausalSelfAttention(nn.Module):

@@ -12,7 +12,7 @@ from hypothesis import settings
 from loguru import logger
 from scripts import MINI_CITY, make_mini_project
 
-from utils.road_network import RoadNetwork, read_road_network
+from utils.data.road_network import RoadNetwork, read_road_network
 
 # Tests run side by side: threads of several processes on few cores wait for each other.
 torch.set_num_threads(1)

@@ -25,17 +25,17 @@ from helpers import (
 from scripts import mini, run
 
 from models.hoser import HOSER
-from utils.checkpoint import save_tensors, state_dict_of
-from utils.city import find_folder, load_city
 from utils.config import Config, load_config
-from utils.device import choose_device
+from utils.data.dataset import find_folder, load_city
+from utils.data.loader import make_loaders
+from utils.data.road_network import RoadNetwork, read_road_network
+from utils.data.trips import read_trips
+from utils.data.zones import ZONE_KEY, partition_roads, read_partition, read_transitions
 from utils.errors import UserError
-from utils.files import atomic_copy, atomic_write
-from utils.loader import make_loaders
-from utils.road_network import RoadNetwork, read_road_network
-from utils.trajectories import read_trips
-from utils.weights import load_model
-from utils.zones import ZONE_KEY, partition_roads, read_partition, read_transitions
+from utils.files.atomic import atomic_copy, atomic_write
+from utils.files.tensor_files import save_tensors, state_dict_of
+from utils.runtime.device import choose_device
+from utils.training.weights import load_model
 
 SKIP_HINT = "; --set data.on_bad_trip=skip leaves such trips out"
 

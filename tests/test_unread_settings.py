@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from scripts import make_mini_teacher, mini, run
 
 from utils.config_sections import OptunaConfig
-from utils.suggestions import check_sampler
+from utils.search.samplers import check_sampler
 
 ONE_EPOCH = ("--set", "optimizer_config.max_epoch=1")
 

@@ -11,15 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
-from utils.benchmark import Figures, format_figures, measure
-from utils.city import find_folder, load_city
+from utils.benchmark.scaling import format_growth, measure_growth
+from utils.benchmark.steps import Figures, format_figures, measure
 from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
 from utils.config import load_config
-from utils.device import choose_device
-from utils.files import atomic_write
-from utils.scale import format_growth, measure_growth
+from utils.data.dataset import find_folder, load_city
+from utils.files.atomic import atomic_write
+from utils.runtime.device import choose_device
 
 
 def main() -> None:

@@ -14,16 +14,14 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
 from loguru import logger
 
 from utils.command_line import run_command_line
-from utils.config import display_path, load_config
+from utils.config import load_config
 from utils.config_sections import WandbConfig
-from utils.wandb_download import check_target, default_file_name, download_model, placed_path
-from utils.wandb_models import FoundRun, Search, choose_file, get_run, search_runs
-from utils.wandb_service import connect, find_project
+from utils.tracking.wandb_download import check_target, default_file_name, download_model, placed_path
+from utils.tracking.wandb_search import FoundRun, Search, choose_file, get_run, search_runs
+from utils.tracking.wandb_service import connect, find_project
 
 SEARCH_ONLY = ("distill", "epochs", "min_val_acc", "state", "limit", "json")
 DOWNLOAD_ONLY = ("output", "file", "force")
@@ -68,7 +66,7 @@ def _download(args: argparse.Namespace, config: WandbConfig) -> None:
     num_weights = download_model(file, output, bool(args.force))
     row = FoundRun.of(run)
     print(
-        f"{display_path(output)}: {display_path(file.name)} of run {row.id} ({display_path(row.name)}), "
+        f"{output}: {file.name} of run {row.id} ({row.name}), "
         f"{row.progress} epochs, val_acc {row.accuracy}, {num_weights:,} weights"
     )
 

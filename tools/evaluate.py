@@ -11,19 +11,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
 from models.hoser import HOSER
-from utils.city import find_folder, load_city
 from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
 from utils.config import load_config
 from utils.config_sections import OptimizerConfig
-from utils.device import Precision, choose_device
-from utils.evaluation import evaluate_in_detail, format_report
-from utils.files import atomic_write
-from utils.loader import BatchLoader, RoadTables, TimeStatistics
-from utils.memory import SMALLER_BATCHES, memory_advice
-from utils.weights import load_model
+from utils.data.dataset import find_folder, load_city
+from utils.data.loader import BatchLoader, RoadTables
+from utils.data.trips import TimeStatistics
+from utils.files.atomic import atomic_write
+from utils.runtime.device import Precision, choose_device
+from utils.runtime.memory import SMALLER_BATCHES, memory_advice
+from utils.training.evaluation import evaluate_in_detail, format_report
+from utils.training.weights import load_model
 
 NO_TRAINING = "nothing is trained here"
 UNREAD = {
@@ -59,9 +58,9 @@ def main() -> None:
     model.to(device)
 
     # Times are standardised as in training, whatever the trips.
-    statistics = TimeStatistics.of(city.trips("train"))
+    statistics = TimeStatistics.from_trips(city.trips("train"))
     trips = city.trips_of(args.trips) if args.trips else city.trips(args.split)
-    tables = RoadTables.of(city.network)
+    tables = RoadTables.from_network(city.network)
     loader = BatchLoader(trips, tables, statistics, config.optimizer_config.batch_size, device)
     with memory_advice(SMALLER_BATCHES):
         report = evaluate_in_detail(model, loader, city.network, Precision(config.training.precision, device))

@@ -12,12 +12,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
-from utils.checkpoint import save_tensors
 from utils.command_line import run_command_line
-from utils.config import display_path
-from utils.teacher_file import export_checkpoint, read_vocab
+from utils.distillation.teacher_file import export_checkpoint, read_vocab
+from utils.files.tensor_files import save_tensors
 
 
 def main() -> None:
@@ -43,7 +40,7 @@ def main() -> None:
     vocab = read_vocab(args.vocab) if args.vocab else None
     content = export_checkpoint(args.checkpoint, args.grid_size, vocab)
     save_tensors(content, args.output)
-    print(f"{display_path(args.output)}: {describe(content)}")
+    print(f"{args.output}: {describe(content)}")
 
 
 def describe(content: dict[str, Any]) -> str:

@@ -9,11 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
 from utils.command_line import run_command_line
+from utils.data.synthetic.writer import MIN_TRIPS, ROADS_LIMITS, CitySpec, CitySummary, build_city
 from utils.errors import UserError
-from utils.synthetic_city import MIN_TRIPS, ROADS_LIMITS, CitySpec, CitySummary, build_city
 
 
 def main() -> None:

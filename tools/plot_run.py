@@ -13,23 +13,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
 import numpy as np
 import torch
 
 from models.hoser import HOSER
-from utils.city import City, find_folder, load_city
 from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
-from utils.config import display_path, load_config
+from utils.config import load_config
+from utils.data.dataset import City, find_folder, load_city
+from utils.data.road_network import read_polylines
+from utils.data.trips import TimeStatistics
 from utils.errors import UserError
-from utils.files import atomic_write
-from utils.loader import TimeStatistics
-from utils.plots import Example, plot_run, read_validation_curves
-from utils.road_network import read_polylines
-from utils.rollout import greedy_trips
-from utils.tracking import check_run_name
-from utils.weights import load_model
+from utils.files.atomic import atomic_write
+from utils.generation.rollout import greedy_trips
+from utils.tracking.run import check_run_name
+from utils.tracking.run_plot import Example, plot_run, read_validation_curves
+from utils.training.weights import load_model
 
 MAX_TRIPS = 200  # that are generated to see how many arrive
 NO_TRAINING = "nothing is trained here"
@@ -56,19 +54,19 @@ def main() -> None:
     curves = read_validation_curves(Path("tensorboard_log") / args.dataset / name)
     best = Path("save") / args.dataset / name / "best.pth"
     if not best.exists():
-        raise UserError(f"{display_path(best)}: no such file (of a search, only the best trials keep theirs)")
+        raise UserError(f"{best}: no such file (of a search, only the best trials keep theirs)")
     city = load_city(args.dataset, config, args.data_dir)
     model = HOSER(config, city.features).eval()
     load_model(model, best)
     trip = generate_example(model, city)
     picture = plot_run(curves, *read_polylines(city.folder), trip, title=f"{args.dataset}, {name}")
     atomic_write(args.output, lambda file: file.write(picture))
-    print(f"{display_path(args.output)}: {trip.title}".replace("\n", "; "))
+    print(f"{args.output}: {trip.title}".replace("\n", "; "))
 
 
 def generate_example(model: HOSER, city: City) -> Example:
     """The test trip of median length, and how many of the test trips arrive when they are generated."""
-    test, statistics = city.trips("test"), TimeStatistics.of(city.trips("train"))
+    test, statistics = city.trips("test"), TimeStatistics.from_trips(city.trips("train"))
     lengths = np.diff(test.offset)
     chosen = int(np.flatnonzero(lengths == np.sort(lengths)[(len(lengths) - 1) // 2])[0])
     number = min(len(test), MAX_TRIPS)

@@ -11,14 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
-from utils.baselines import measure_baselines
-from utils.city import find_folder, load_city
 from utils.command_line import ONE_READER, add_data_arguments, run_command_line, warn_of_unread
 from utils.config import load_config
-from utils.loader import make_loaders
-from utils.tracking import log_data
+from utils.data.dataset import find_folder, load_city
+from utils.data.loader import make_loaders
+from utils.tracking.run import log_data
+from utils.training.heuristics import measure_baselines
 
 UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distill"), "nothing is trained here")}
 

@@ -14,12 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
 from loguru import logger
 
-from utils.checkpoint import size_bytes
-from utils.city import find_folder, load_city
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -29,16 +25,25 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
-from utils.config import Config, describe_config, display_path, load_config
-from utils.device import Precision, choose_device, set_seed
-from utils.distillation import teacher_path
-from utils.grid import describe_grid, make_grid, warn_of_stretched_grid
-from utils.memory import SMALLER_TEACHER_BATCHES, memory_advice
-from utils.signals import held_signals
-from utils.teacher_checkpoint import TeacherCheckpoint
-from utils.teacher_training import TokenTrips, make_teacher, perplexity, train_teacher_epoch, uniform_perplexity
-from utils.tracking import Run, open_run
-from utils.training import Schedule, make_optimizer
+from utils.config import Config, config_source, load_config
+from utils.data.dataset import find_folder, load_city
+from utils.distillation.grid import describe_grid, make_grid, warn_of_stretched_grid
+from utils.distillation.kl_loss import teacher_path
+from utils.distillation.teacher_checkpoint import TeacherCheckpoint
+from utils.distillation.teacher_training import (
+    TokenTrips,
+    make_teacher,
+    perplexity,
+    train_teacher_epoch,
+    uniform_perplexity,
+)
+from utils.files.tensor_files import size_bytes
+from utils.runtime.device import Precision, choose_device, set_seed
+from utils.runtime.memory import SMALLER_TEACHER_BATCHES, memory_advice
+from utils.runtime.signals import held_signals
+from utils.tracking.run import Run, open_run
+from utils.training.engine import make_optimizer
+from utils.training.schedule import Schedule
 
 kept = Kept("no epoch was finished by this command; run it again to go on")
 EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to go on"
@@ -60,7 +65,7 @@ def main() -> None:
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     with open_run(args.dataset, "teacher") as run:
-        logger.info(describe_config(config, args.dataset, args.config))
+        logger.info(f"configuration: {config_source(args.dataset, args.config, args.overrides)}")
         warn_of_unread(args.overrides, UNREAD)
         train(args, config, run)
 
@@ -103,6 +108,7 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     if first_epoch:
         kept.text = EPOCHS_KEPT
     run.open_curves(checkpoint.batches_done, epochs=first_epoch)
+    run.write_config(config)
     with held_signals(), memory_advice(SMALLER_TEACHER_BATCHES):
         for epoch in range(first_epoch, settings.max_epoch):
             began, first_batch = time.monotonic(), checkpoint.batches_done
@@ -120,7 +126,7 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
                 f"{time.monotonic() - began:.1f} s"
             )
     best = min(checkpoint.perplexities)
-    logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {display_path(weights)}")
+    logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {weights}")
     uniform = uniform_perplexity(trips["val"], city.network, grid, settings.block_size)
     logger.info(
         f"at each token it hesitates as between {best:.2f} equally likely cells; a uniform guess over each road's "

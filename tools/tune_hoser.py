@@ -15,14 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils.quiet_start  # noqa: F401
-
 import optuna
 from loguru import logger
 from optuna.trial import TrialState
 
 import train_with_distill
-from utils.city import find_folder
 from utils.command_line import (
     ONE_READER,
     add_data_arguments,
@@ -32,15 +29,16 @@ from utils.command_line import (
     seed_number,
     warn_of_unread,
 )
-from utils.config import Config, display_path, load_config
-from utils.device import choose_device
+from utils.config import Config, load_config
+from utils.data.dataset import find_folder
 from utils.errors import UserError
-from utils.search_space import SearchSpace
-from utils.study import SharedStudy, best_trial
-from utils.study_check import check_data_and_teachers, digests_of_inputs
-from utils.study_results import StudyResults
-from utils.study_runs import Worker
-from utils.suggestions import check_sampler, make_pruner
+from utils.runtime.device import choose_device
+from utils.search.preflight import check_data_and_teachers, digests_of_inputs
+from utils.search.results import StudyResults
+from utils.search.samplers import check_sampler, make_pruner
+from utils.search.space import SearchSpace
+from utils.search.study import SharedStudy, best_trial
+from utils.search.worker import Worker
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -109,9 +107,7 @@ def main() -> None:
 
     # the work
     study = SharedStudy(args.study_name, args.dataset, args.storage, config, space, args.seed, inputs())
-    logger.info(
-        f"study '{study.name}' in {display_path(study.folder)}: {len(study.trials())} of {args.n_trials} trials"
-    )
+    logger.info(f"study '{study.name}' in {study.folder}: {len(study.trials())} of {args.n_trials} trials")
     train = functools.partial(
         train_with_distill.main,
         args.dataset,

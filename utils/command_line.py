@@ -1,40 +1,19 @@
-"""What the command lines share: arguments, messages on the terminal, exit codes. Imports nothing slow."""
+"""What the command lines share: arguments, error messages, exit codes. Imports nothing slow."""
 
 import argparse
-import os
-import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from loguru import logger
-from tqdm import tqdm
 
-from utils.config import display_path
-from utils.disk_space import FULL, REMEDIES
 from utils.errors import UserError
-from utils.signals import listen_to_signals, received_signal
+from utils.files.disk_space import FULL, REMEDIES
+from utils.runtime.signals import listen_to_signals, received_signal
+from utils.runtime.terminal import drop_output, log_to_terminal, output_is_closed
 
 WORDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
-
-
-class Others:
-    """The other processes of the same run, as far as they have failed: the first to do so tells why."""
-
-    def have_failed(self, one_more: bool = False) -> bool:
-        """Whether one has failed before; with `one_more`, this one now has."""
-        return False
-
-
-_others = Others()
-
-
-def fail_beside(others: Others) -> None:
-    """Be silent about what another process has told already."""
-    global _others
-    _others = others
 
 
 class Kept:
@@ -47,8 +26,8 @@ class Kept:
 def run_command_line(main: Callable[[], None], kept: str | Kept = "files already written are complete") -> None:
     """Run `main` as a program: a `UserError` becomes one line on stderr and exit code 1.
 
-    SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143. What the
-    program does not understand keeps its traceback: it may be a mistake in somebody's code.
+    SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143. Any other
+    error keeps its traceback: it may be a mistake in the code.
     """
     kept = Kept(kept) if isinstance(kept, str) else kept
     listen_to_signals()
@@ -62,71 +41,27 @@ def run_command_line(main: Callable[[], None], kept: str | Kept = "files already
         number = received_signal()
         if number is not None:
             word, code = WORDS[number]
-            if not _others.have_failed():  # whoever starts several processes ends all when one has failed
-                logger.warning(f"{word}: {kept.text}")
+            logger.warning(f"{word}: {kept.text}")
             sys.exit(code)
-        if not isinstance(error, SystemExit) and _others.have_failed(one_more=True):
-            sys.exit(1)
         if isinstance(error, UserError):
             logger.error(f"error: {error}")
             sys.exit(1)
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            _drop_output()
-            sys.exit(1)  # `... | head`
-        if isinstance(error, OSError):
-            _drop_output()
-        trouble = _machine_trouble(error)
-        if trouble:
-            logger.error(f"error: {trouble}; {kept.text}")
+        if isinstance(error, BrokenPipeError) and output_is_closed():
+            drop_output()
             sys.exit(1)
+        if isinstance(error, OSError):
+            drop_output()
+            if error.errno in FULL:
+                where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+                logger.error(f"error: {where}[Errno {error.errno}] {error.strerror}; {REMEDIES}; {kept.text}")
+                sys.exit(1)
         raise
-
-
-def _nobody_reads() -> bool:
-    """Whether the reader of our output has gone away."""
-    poll = select.poll()
-    for stream in (sys.stdout, sys.stderr):
-        poll.register(stream.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _drop_output() -> None:
-    """Let what could not be printed go: Python would try again at its exit, and complain."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _on_error_in_thread(error: threading.ExceptHookArgs) -> None:
     # TensorBoard's writer hands what happens in its thread to its caller, besides.
     if not issubclass(error.exc_type, OSError):
         threading.__excepthook__(error)
-
-
-def _machine_trouble(error: BaseException) -> str | None:
-    """What the machine has failed in, where that is sure; by names, as importing torch takes seconds."""
-    if isinstance(error, OSError) and error.errno in FULL:
-        where = f"{display_path(Path(error.filename))}: " if isinstance(error.filename, str) else ""
-        return f"{where}OSError: [Errno {error.errno}] {error.strerror}; {REMEDIES}"
-    names = {kind.__name__ for kind in type(error).__mro__}
-    reason = next(iter(str(error).splitlines()), "")[:200].rstrip(".")
-    if "OutOfMemoryError" in names:
-        return f"the GPU's memory is full ({reason})"
-    if names & {"DistBackendError", "DistNetworkError"} or (names & {"RuntimeError"} and "gloo" in reason):
-        return f"another process of this run has ended, or cannot be reached ({reason})"
-    return None
-
-
-def log_to_terminal(level: str = "INFO", prefix: str = "") -> None:
-    """Messages of this level or a higher one go to stderr as they are, above any progress bar."""
-    logger.remove()
-    logger.add(
-        lambda message: tqdm.write(f"{prefix}{message}", file=sys.stderr, end=""),
-        format="{message}",
-        level=level,
-        filter=lambda record: not record["extra"].get("file_only"),
-    )
 
 
 # Sections of the configuration that one program reads, and others do not.

@@ -3,7 +3,6 @@
 Nothing downstream asks whether a key exists: what is not in the file has the default written here.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import math
@@ -39,7 +38,7 @@ def load_config(
             out of range, or sizes that do not fit together.
     """
     path = config_path(dataset, path)
-    tree, source = ({}, f"config of {dataset}") if path is None else (_read_yaml(path), display_path(path))
+    tree, source = ({}, f"config of {dataset}") if path is None else (_read_yaml(path), str(path))
     _check_placeholder(tree, source)
     config = _build(Config, tree, source, "")
     if isinstance(overrides, typing.Mapping):
@@ -65,19 +64,13 @@ def config_path(dataset: str, path: str | Path | None = None) -> Path | None:
     return next((place for place in (name, PROJECT / name) if place.exists()), None)
 
 
-def describe_config(config: Config, dataset: str, path: str | Path | None = None) -> str:
-    """The line of the log that says what is in force, and from which file."""
-    source = config_path(dataset, path)
-    return f"configuration: {'published values' if source is None else display_path(source)}: {config_to_dict(config)}"
-
-
-def display_path(path: str | Path) -> str:
-    """`path` as a user types it: relative to the working folder where it lies below it; always printable."""
-    text = str(path)
-    # OSError: too long, or the working folder is gone; RuntimeError: symbolic links in a circle.
-    with contextlib.suppress(ValueError, OSError, RuntimeError):
-        text = str(Path(path).resolve().relative_to(Path.cwd()))
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def config_source(
+    dataset: str, path: str | Path | None, overrides: typing.Sequence[str] | typing.Mapping[str, Any] = ()
+) -> str:
+    """Where a configuration comes from, for the log: `config/Demo.yaml, distill.lambda=1`."""
+    file = config_path(dataset, path)
+    texts = [] if isinstance(overrides, typing.Mapping) else overrides
+    return ", ".join(["published values" if file is None else str(file), *texts])
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -87,6 +80,11 @@ def config_to_dict(config: Config) -> dict[str, Any]:
         return {_key(name): list(value) if isinstance(value, tuple) else value for name, value in items}
 
     return dataclasses.asdict(config, dict_factory=section)
+
+
+def config_to_yaml(config: Config) -> str:
+    """The text of a file that `--config` takes."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,18 +113,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = _Loader(path.read_text(encoding="utf-8-sig")).get_single_data()
     except FileNotFoundError:
-        raise UserError(f"{display_path(path)}: no such configuration file") from None
+        raise UserError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{display_path(path)}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({error})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{display_path(path)}: {where}not valid YAML ({problem})") from None
+        raise UserError(f"{path}: {where}not valid YAML ({problem})") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{display_path(path)}: found {_kind(tree)}, expected sections such as 'optimizer_config:'")
+        raise UserError(f"{path}: found {_kind(tree)}, expected sections such as 'optimizer_config:'")
     return tree
 
 

@@ -102,7 +102,7 @@ class OptunaConfig:
     reduction_factor: int = setting(3, "about one trial in so many passes each comparison", min=2, max=1_000)
     heartbeat_interval: int = setting(10, "seconds between a trial's signs of life (--storage only)", min=1)
     grace_period: int = setting(60, "seconds without one after which another machine takes a trial up", min=2)
-    # Replaced as a whole; utils/search_space.py checks what stands in it.
+    # Replaced as a whole; utils/search/space.py checks what stands in it.
     search_space: dict[str, Any] = field(default_factory=_default_search_space, metadata={"help": "what is searched"})
 
 

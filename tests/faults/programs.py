@@ -16,10 +16,10 @@ from faults.injector import Fault
 from matplotlib.image import imread
 from scripts import MINI_CITY, make_mini_project, make_mini_teacher, mini, run, scalars
 
-from utils.checkpoint import load_tensors
-from utils.digest import content_digest
-from utils.files import TEMPORARY_PREFIX
-from utils.study_storage import open_journal
+from utils.files.atomic import TEMPORARY_PREFIX
+from utils.files.checksums import content_digest
+from utils.files.tensor_files import load_tensors
+from utils.search.storage import open_journal
 
 EPOCHS = "optimizer_config.max_epoch=2"
 SMALL_TEACHER = ("n_layer=1", "n_head=2", "n_embd=16", "block_size=24", "batch_size=30", "max_epoch=2")

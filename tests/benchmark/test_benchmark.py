@@ -1,0 +1,93 @@
+"""tools/benchmark.py: that it measures what it says. How fast anything is, no test asks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scripts import make_mini_teacher, mini, run
+
+from models.batch import Batch
+from models.hoser import HOSER
+from utils.benchmark.roofline import count_flops, count_graph_bytes
+from utils.benchmark.scaling import growth
+from utils.config import load_config
+from utils.data.dataset import load_city
+from utils.data.loader import make_loaders
+from utils.training.losses import HOSERLoss
+
+PROMISED = (
+    *("batch_size", "features_s", "csv_ms_per_trip", "warm_start_s", "loader_ms", "forward_ms", "backward_ms"),
+    *("optimizer_ms", "step_ms", "epoch_s", "evaluation_ms_per_trip", "peak_rss_mb", "matmul_gflop_per_s"),
+    *("copy_gb_per_s", "flops_per_step", "share_of_limit", "prepare_trips_per_s", "tokens_per_s"),
+    "distilled_over_vanilla",
+)
+
+
+def test_it_prints_a_table_and_writes_figures_and_a_trace_and_leaves_the_data_alone(project: Path) -> None:
+    make_mini_teacher(project)
+    names = {path.name for path in (project / "data/Mini").iterdir()}
+    done = run(
+        mini("tools/benchmark.py", "--batch_size", "16", "--steps", "2", "--json", "f.json", "--profile", "t.json"),
+        project,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((project / "f.json").read_text())
+    assert figures["batch_size"] == 16
+    assert all(figures[name] > 0 for name in (*PROMISED, "teacher_steps_per_s"))
+    assert all(f"\n{name} " in f"\n{done.stdout}" for name in figures)
+    parts = sum(figures[f"{name}_ms"] for name in ("loader", "forward", "backward", "optimizer"))
+    assert 0.3 < figures["step_ms"] / parts < 3  # medians of few steps
+    trace = json.loads((project / "t.json").read_text())
+    assert {path.name for path in (project / "data/Mini").iterdir()} - {".cache"} == names
+    assert any("addmm" in event.get("name", "") for event in trace["traceEvents"])
+
+
+def test_growth_is_measured_over_five_cities_each_twice_the_one_before(project: Path) -> None:
+    command = ["tools/benchmark.py", "--scale", "1600", "800", "--config", "Mini.yaml", "--json", "growth.json"]
+    done = run(command, project, timeout_s=240)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((project / "growth.json").read_text())
+    assert [row["trips"] for row in rows] == [50, 100, 200, 400, 800]
+    assert all(0.8 < row["roads"] / size < 1.2 for row, size in zip(rows, (100, 200, 400, 800, 1600), strict=True))
+    assert all(row[name] > 0 for row in rows for name in ("read_s", "zones_s", "epoch_s", "validation_s"))
+    assert all(row["peak_rss_mb"] > 100 for row in rows)
+    assert done.stdout.splitlines()[-1].split()[0] == "exponent"
+
+
+def test_an_exponent_is_that_of_the_power_law() -> None:
+    rows = [{"roads": float(n), "linear": 3.0 * n, "square": 0.5 * n**2} for n in (10, 20, 40, 80, 160)]
+    assert growth(rows, "linear") == pytest.approx(1.0)
+    assert growth(rows, "square") == pytest.approx(2.0)
+
+
+def model_and_batch(project: Path, batch_size: int) -> tuple[HOSER, HOSERLoss, Batch]:
+    sizes = {"road_network_encoder_config.zone_id_num_embeddings": 8, "optimizer_config.batch_size": batch_size}
+    config = load_config(overrides=sizes)
+    city = load_city("Mini", config, project / "data" / "Mini")
+    loader = make_loaders(city, config, "cpu")["train"]
+    return HOSER(config, city.features), HOSERLoss(loader.statistics), next(loader.shuffled(0, 0))
+
+
+def test_products_are_counted_without_the_padding_of_attention(project: Path) -> None:
+    model, loss_function, batch = model_and_batch(project, 8)
+    counted = count_flops(model, loss_function, batch)
+    pairs = int((batch.trip_len**2).sum())
+    # The parts that grow with steps and with pairs of steps, by hand, for the published sizes: width 256.
+    steps, width, layers = len(batch.road_id), 256, 2
+    linear = 3 * layers * 2 * steps * (3 * width**2 + width**2 + 8 * width**2)
+    attention = 3 * layers * 2 * 2 * pairs * width
+    assert linear + attention < counted < 2 * (linear + attention)
+    assert pairs < sum(group.num_trips * group.max_len**2 for group in batch.groups)  # there was padding to take off
+
+
+def test_counting_leaves_no_gradients_behind(project: Path) -> None:
+    model, loss_function, batch = model_and_batch(project, 4)
+    count_flops(model, loss_function, batch)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_graph_bytes_grow_with_the_roads_that_a_batch_touches(project: Path) -> None:
+    small, large = (
+        count_graph_bytes(model, batch) for model, _, batch in (model_and_batch(project, n) for n in (1, 99))
+    )
+    assert 0 < small < large

@@ -1,0 +1,339 @@
+"""Training a teacher of one's own: it learns, resumes exactly, and its file is what distillation reads."""
+
+import itertools
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scripts import Script, make_mini_project, mini, run, scalars
+
+from models.lmtad import LMTAD, LMTADConfig
+from utils.config import load_config
+from utils.data.dataset import load_city
+from utils.distillation.grid import make_grid
+from utils.distillation.teacher_checkpoint import TeacherCheckpoint
+from utils.distillation.teacher_file import load_teacher, save_teacher
+from utils.distillation.teacher_training import IGNORED, TokenTrips
+
+SMALL = ["n_layer=2", "n_head=2", "n_embd=32", "block_size=24", "batch_size=20", "max_epoch=5", "learning_rate=0.003"]
+OPTIONS = [option for setting in SMALL for option in ("--set", f"teacher.{setting}")]
+COMMAND = mini("tools/train_teacher.py", "--seed", "42", "--cuda", "0", *OPTIONS)
+
+
+class TeacherRun:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.save = folder / "save" / "Mini" / "teacher"
+        self.weights, self.checkpoint = self.save / "weights.pt", self.save / "checkpoint_latest.pth"
+
+    @property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        return scalars(self.folder / "tensorboard_log" / "Mini" / "teacher")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TeacherRun:
+    folder = make_mini_project(tmp_path_factory.mktemp("teacher"))
+    done = run(COMMAND, folder)
+    assert done.returncode == 0, done.stderr
+    return TeacherRun(folder)
+
+
+def test_perplexity_falls_and_the_best_epoch_is_kept(trained: TeacherRun) -> None:
+    values = [value for _, value in trained.curves["val_perplexity"]]
+    assert len(values) == 5
+    assert values[-1] < 0.5 * values[0]
+    content = torch.load(trained.checkpoint)
+    best = int(np.argmin(content["val_perplexity"]))
+    teacher = load_teacher(trained.weights)
+    for name, value in teacher.model.state_dict().items():
+        assert torch.equal(value, content["best_state_dict"][name])
+    if best < 4:
+        assert not torch.equal(value, content["model_state_dict"][name])
+
+
+def test_lost_weights_are_written_again_from_the_best_epoch(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    ours = TeacherRun(folder)
+    longer = [*COMMAND, "--set", "teacher.max_epoch=8"]
+    content = torch.load(ours.checkpoint)
+    assert run(longer, folder).returncode == 0
+    after = torch.load(ours.checkpoint)
+    assert after["val_perplexity"][:5] == content["val_perplexity"]  # more epochs go on from the end
+    ours.weights.unlink()
+    assert run(longer, folder).returncode == 0
+    for name, value in load_teacher(ours.weights).model.state_dict().items():
+        assert torch.equal(value, after["best_state_dict"][name])
+
+
+def test_a_file_that_is_not_of_this_training_is_not_overwritten(trained: TeacherRun, tmp_path: Path) -> None:
+    finished = tmp_path / "finished"
+    shutil.copytree(trained.folder, finished)
+    for folder in (make_mini_project(tmp_path / "fresh"), finished):
+        (folder / "mine.pt").write_text("precious")
+        done = run([*COMMAND, "--set", "distill.teacher=mine.pt"], folder)
+        assert done.returncode == 1
+        assert "error: mine.pt exists and is not of this training" in done.stderr
+        assert (folder / "mine.pt").read_text() == "precious"
+
+
+def test_other_trips_are_another_training(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    train = folder / "data" / "Mini" / "train.csv"
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[:60]))
+    done = run([*COMMAND, "--set", "teacher.max_epoch=1"], folder)
+    assert done.returncode == 0, done.stderr
+    assert "⚠️  Checkpoint mismatch (data=" in done.stderr
+
+
+def test_distillation_reads_the_teacher_where_it_was_written(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    done = run(mini("train_with_distill.py", "--set", "optimizer_config.max_epoch=1"), folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"grid of \d+ x \d+ cells", done.stderr)
+    assert "100.0% of the roads lie in cells that the teacher knows" in done.stderr
+
+
+def wait_for_epochs(training: Script, checkpoint: Path, epochs: int) -> None:
+    def epochs_done() -> int:
+        return len(torch.load(checkpoint)["val_perplexity"]) if checkpoint.exists() else 0
+
+    training.wait_until(lambda: epochs_done() >= epochs)
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(make_mini_project(tmp_path))
+    for epochs in (1, 2, 4):
+        with Script(COMMAND, tmp_path) as training:
+            wait_for_epochs(training, ours.checkpoint, epochs)
+            training.kill()
+    done = run(COMMAND, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ours.weights.read_bytes() == trained.weights.read_bytes()
+    assert ours.curves == trained.curves
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--set", "teacher.n_layer=1"], "n_layer=2 vs 1"),
+        (["--set", "teacher.n_head=4"], "n_head=2 vs 4"),
+        (["--seed", "43"], "seed=42 vs 43"),
+        (["--set", "distill.grid_size=0.002"], "grid="),
+    ],
+)
+def test_another_teacher_sets_the_one_before_aside_and_says_how_to_go_back(
+    trained: TeacherRun, tmp_path: Path, arguments: list[str], text: str
+) -> None:
+    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    other = [*COMMAND, *arguments, "--set", "teacher.max_epoch=1"]
+    done = run(other, ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert f"⚠️  Checkpoint mismatch ({text}" in done.stderr
+    kept = {name: ours.save / name for name in ("checkpoint_latest.earlier-1.pth", "weights.earlier-1.pt")}
+    assert kept["checkpoint_latest.earlier-1.pth"].read_bytes() == trained.checkpoint.read_bytes()
+    assert kept["weights.earlier-1.pt"].read_bytes() == trained.weights.read_bytes()
+    other_pair = ours.checkpoint.read_bytes(), ours.weights.read_bytes()
+    way_back = "to go back to it, and keep this one: "
+    [line] = [line for line in done.stderr.splitlines() if line.startswith(way_back)]
+    subprocess.run(line.removeprefix(way_back), shell=True, cwd=ours.folder, check=True)
+    assert ours.weights.read_bytes() == trained.weights.read_bytes()
+    second = ours.save / "checkpoint_latest.earlier-2.pth", ours.save / "weights.earlier-2.pt"
+    assert tuple(path.read_bytes() for path in second) == other_pair
+    done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
+    assert "✅ Resumed from checkpoint: epoch 6" in done.stderr
+
+
+def test_another_teacher_that_is_ended_in_its_first_epoch_changes_nothing(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    with Script([*COMMAND, "--seed", "43"], ours.folder) as training:
+        training.wait_until(lambda: "Starting fresh" in training.stderr)
+        training.kill()
+    assert ours.checkpoint.read_bytes() == trained.checkpoint.read_bytes()
+    assert ours.weights.read_bytes() == trained.weights.read_bytes()
+
+
+def test_a_kill_while_a_teacher_is_set_aside_loses_nothing(trained: TeacherRun, tmp_path: Path) -> None:
+    """The weights are moved first: either command goes on from there."""
+    for seed in ("42", "43"):
+        ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / seed))
+        ours.weights.rename(ours.save / "weights.earlier-1.pt")
+        assert run([*COMMAND, "--seed", seed, "--set", "teacher.max_epoch=5"], ours.folder).returncode == 0
+        if seed == "42":
+            assert ours.weights.read_bytes() == trained.weights.read_bytes()
+        else:
+            pair = ours.save / "checkpoint_latest.earlier-1.pth", ours.save / "weights.earlier-1.pt"
+            assert [path.read_bytes() for path in pair] == [
+                trained.checkpoint.read_bytes(),
+                trained.weights.read_bytes(),
+            ]
+
+
+def test_a_pair_that_a_kill_has_torn_apart_gets_one_number(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(Path(shutil.copytree(trained.folder, tmp_path / "project")))
+    (ours.save / "weights.earlier-1.pt").write_text("an exported one, from before")
+    ours.weights.rename(ours.save / "weights.earlier-2.pt")  # and there the process was killed
+    done = run([*COMMAND, "--seed", "43", "--set", "teacher.max_epoch=1"], ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert (ours.save / "checkpoint_latest.earlier-2.pth").read_bytes() == trained.checkpoint.read_bytes()
+
+
+def test_other_validation_trips_are_told_and_a_finished_teacher_is_not_passed_off(
+    trained: TeacherRun, tmp_path: Path
+) -> None:
+    ours = TeacherRun(Path(shutil.copytree(trained.folder, tmp_path / "project")))
+    val = ours.folder / "data" / "Mini" / "val.csv"
+    val.write_text("".join(val.read_text().splitlines(keepends=True)[:-1]))
+    done = run(COMMAND, ours.folder)
+    assert done.returncode == 1
+    assert "the teacher is trained (5 epochs), but not with these settings: other validation data." in done.stderr
+    done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert "the validation data is not the same as so far: perplexities before and after do not compare" in done.stderr
+
+
+def test_a_teacher_that_is_trained_says_so(trained: TeacherRun) -> None:
+    done = run(COMMAND, trained.folder)
+    assert "training is complete: all 5 epochs are done" in done.stderr
+    assert "Resumed" not in done.stderr
+
+
+def test_an_exported_teacher_in_that_place_outlives_every_training(trained: TeacherRun, tmp_path: Path) -> None:
+    """Also if it was put there between two parts of a training."""
+    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    model = LMTAD(LMTADConfig(block_size=16, vocab_size=400, n_layer=1, n_head=1, n_embd=8))
+    save_teacher(ours.weights, model, (1, 300))
+    exported = ours.weights.read_bytes()
+    done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert (ours.save / "weights.earlier-1.pt").read_bytes() == exported
+    assert "save/Mini/teacher/weights.pt is not of this training: kept as weights.earlier-1.pt" in done.stderr
+    best = torch.load(ours.checkpoint)["best_state_dict"]
+    assert all(torch.equal(value, best[name]) for name, value in load_teacher(ours.weights).model.state_dict().items())
+
+
+def test_a_teacher_that_diverges_saves_nothing_more(tmp_path: Path) -> None:
+    ours = TeacherRun(make_mini_project(tmp_path))
+    assert run([*COMMAND, "--set", "teacher.max_epoch=1"], tmp_path).returncode == 0
+    before = ours.checkpoint.read_bytes(), ours.weights.read_bytes()
+    done = run([*COMMAND, "--set", "teacher.learning_rate=1e30", "--set", "teacher.max_epoch=3"], tmp_path)
+    assert done.returncode == 1
+    assert "not finite" in done.stderr.splitlines()[-1]
+    assert (ours.checkpoint.read_bytes(), ours.weights.read_bytes()) == before
+
+
+def test_a_perplexity_that_is_no_number_is_never_the_best(workplace: Path) -> None:
+    checkpoint = TeacherCheckpoint(workplace, workplace / "weights.pt", {})
+    for values, best in (([math.nan, 5.0, 4.0], 3), ([7.0, math.nan, 8.0], 1), ([math.nan, math.nan, 9.0], 3)):
+        checkpoint.perplexities = values
+        assert checkpoint.best_epoch == best
+
+
+def test_a_teacher_is_introduced_with_what_its_perplexity_means(trained: TeacherRun, tmp_path: Path) -> None:
+    done = run(COMMAND, trained.folder)
+    assert done.returncode == 0, done.stderr
+    number = r"(\d+\.\d\d)"
+    found = re.search(
+        rf"hesitates as between {number} equally likely cells; a uniform guess .*, as between {number}", done.stderr
+    )
+    perplexity, uniform = (float(value) for value in found.groups())
+    assert perplexity == pytest.approx(min(torch.load(trained.checkpoint)["val_perplexity"]), abs=0.006)
+    assert uniform == pytest.approx(plain_uniform_perplexity(trained.folder), abs=0.006)
+    assert ("knows no more than that guess" in done.stderr) is (perplexity >= uniform)
+    ours = TeacherRun(make_mini_project(tmp_path))
+    done = run([*COMMAND, "--set", "teacher.learning_rate=1e-9", "--set", "teacher.max_epoch=1"], ours.folder)
+    assert "this teacher knows no more than that guess" in done.stderr
+
+
+def plain_uniform_perplexity(folder: Path) -> float:
+    """Trip by trip: any road first, then any successor or the end, summed over the roads of a cell."""
+    city = load_city("Mini", load_config("Mini", folder / "Mini.yaml"), folder / "data" / "Mini")
+    network, cell, trips = city.network, make_grid(city.network, 0.001, 1).cell.tolist(), city.trips("val")
+    logs = []
+    for first, last in itertools.pairwise(trips.offset):
+        roads = trips.road_id[first:last].tolist()
+        probabilities = [cell.count(cell[roads[0]]) / network.num_roads]
+        for here, following in zip(roads, [*roads[1:], None], strict=True):
+            successors = network.reach_road[network.reach_ptr[here] : network.reach_ptr[here + 1]].tolist()
+            ways = 1 if following is None else sum(cell[road] == cell[following] for road in successors)
+            probabilities.append(ways / (len(successors) + 1))
+        logs += [math.log(p) for p in probabilities[:24]]  # the block size
+    return math.exp(-sum(logs) / len(logs))
+
+
+def test_weights_of_another_training_are_set_aside(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = TeacherRun(make_mini_project(tmp_path))
+    ours.save.mkdir(parents=True)
+    ours.weights.write_bytes(trained.weights.read_bytes())  # had from elsewhere
+    for setting, count in (("n_layer=1", 1), ("n_head=1", 2), ("n_head=1", 2)):
+        done = run([*COMMAND, "--set", f"teacher.{setting}", "--set", "teacher.max_epoch=1"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert len(list(ours.save.glob("weights.earlier-*.pt"))) == count
+    assert (ours.save / "weights.earlier-1.pt").read_bytes() == trained.weights.read_bytes()
+    assert load_teacher(ours.save / "weights.earlier-2.pt").model.config.n_layer == 1
+    assert load_teacher(ours.weights).model.config.n_head == 1
+
+
+def test_a_training_goes_on_with_another_batch_size_and_tells_so(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    done = run([*COMMAND, "--set", "teacher.batch_size=60", "--set", "teacher.max_epoch=6"], folder)
+    assert done.returncode == 0, done.stderr
+    assert "teacher.batch_size was 20 so far, and is 60 now" in done.stderr
+    assert "✅ Resumed from checkpoint: epoch 6" in done.stderr
+    assert [step for step, _ in TeacherRun(folder).curves["teacher_loss"]] == list(range(5 * 6 + 2))
+
+
+def test_a_damaged_checkpoint_is_an_error_that_says_how_to_go_on(trained: TeacherRun, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(trained.folder, folder)
+    checkpoint = TeacherRun(folder).checkpoint
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    done = run(COMMAND, folder)
+    assert done.returncode == 1
+    assert "rm save/Mini/teacher/checkpoint_latest.pth" in done.stderr.splitlines()[-1]
+
+
+def test_sizes_that_do_not_fit_are_an_error(trained: TeacherRun) -> None:
+    done = run([*COMMAND, "--set", "teacher.n_head=5"], trained.folder)
+    assert done.returncode == 1
+    assert "error: teacher: n_head: found 5" in done.stderr
+
+
+def test_sequences_are_sot_cells_eot_and_targets_are_shifted_by_one(trained: TeacherRun) -> None:
+    config = load_config("Mini", trained.folder / "Mini.yaml")
+    city = load_city("Mini", config, trained.folder / "data" / "Mini")
+    grid, trips = make_grid(city.network, 0.001, 1), city.trips("val")
+    tokens = TokenTrips(trips, grid, block_size=64, batch_size=7, device=torch.device("cpu"))
+    vocabulary, trip = tokens.vocabulary, 0
+    for inputs, targets in tokens.whole():
+        for row, target in zip(inputs.tolist(), targets.tolist(), strict=True):
+            cells = grid.cell[trips.road_id[trips.offset[trip] : trips.offset[trip + 1]]].tolist()
+            sequence = [vocabulary.sot, *cells, vocabulary.eot]
+            padding = len(row) - len(sequence) + 1
+            assert row == sequence[:-1] + [vocabulary.pad] * padding
+            assert target == sequence[1:] + [IGNORED] * padding
+            trip += 1
+    assert trip == len(trips)
+
+
+def test_training_sequences_are_ends_of_trips_and_a_block_at_most(trained: TeacherRun) -> None:
+    config = load_config("Mini", trained.folder / "Mini.yaml")
+    city = load_city("Mini", config, trained.folder / "data" / "Mini")
+    grid, trips = make_grid(city.network, 0.001, 1), city.trips("train")
+    tokens = TokenTrips(trips, grid, block_size=5, batch_size=50, device=torch.device("cpu"))
+    inputs = [row for batch, _ in tokens.shuffled(0, 0) for row in batch.tolist()]
+    assert len(inputs) == len(trips)
+    assert all(len(row) <= 5 for row in inputs)
+    whole = sum(row[0] == tokens.vocabulary.sot for row in inputs) / len(inputs)
+    assert 0.3 < whole < 0.9
+    again = [row for batch, _ in tokens.shuffled(0, 0) for row in batch.tolist()]
+    assert inputs == again

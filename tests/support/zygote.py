@@ -1,0 +1,111 @@
+"""Starts scripts as real processes, without the seconds that importing torch takes for each.
+
+A process that has imported the libraries (none of the project's modules) waits on a socket; for each request
+it forks a child that becomes `python SCRIPT ARGUMENTS...` in the folder, with the environment and the output
+files that the request names. The children are ordinary processes: they can be signalled and killed.
+"""
+
+import json
+import os
+import resource
+import runpy
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+LIBRARIES = (
+    "kahip",
+    "loguru",
+    "matplotlib.backends.backend_agg",
+    "optuna",
+    "optuna.importance",
+    "scipy.sparse.csgraph",
+    "sqlalchemy.orm",
+    "torch",
+    "torch._dynamo",  # what torch.optim imports when it is first used
+    "torch.utils.tensorboard",
+    "wandb",
+    "wandb.apis.public",
+    "yaml",
+)
+
+
+def serve(address: str) -> None:
+    """Answer requests until the process that started us is gone."""
+    for library in LIBRARIES:
+        __import__(library)
+    parent = os.getppid()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        server.settimeout(1.0)
+        while os.getppid() == parent:
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                continue
+            if os.fork() == 0:
+                server.close()
+                os.setsid()
+                # A grandchild is waited for by init.
+                if os.fork() == 0:
+                    _handle(connection)
+                os._exit(0)
+            connection.close()
+            os.wait()
+
+
+def _handle(connection: socket.socket) -> None:
+    """Start one script, tell its process id, then its exit status. Does not return."""
+    message, files, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    request = json.loads(message)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _become(request, files)
+    connection.sendall(f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _become(request: dict, files: list[int]) -> None:
+    """Run the script as its own main program. Does not return."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, file in enumerate(files, start=1):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    _prepare(request)
+    script, *arguments = request["arguments"]
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).parent)
+    code = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _prepare(request: dict) -> None:
+    """What the test wants of this process: a fault, a limit of the size of its files."""
+    if request["fault"]:
+        sys.path.append(str(Path(__file__).resolve().parents[1]))
+        from faults.injector import Fault, install
+
+        install(Fault(**request["fault"]), Path(request["cwd"]))
+    if request["file_size_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size_limit"],) * 2)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,244 @@
+"""Timing the parts of training on a data set, beside what the machine itself can do."""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import profile
+
+from models.batch import Batch
+from models.hoser import HOSER
+from utils.benchmark.roofline import count_flops, count_graph_bytes, machine_rates, seconds
+from utils.config import PROJECT, Config, config_to_dict, load_config
+from utils.data.dataset import City, load_city
+from utils.data.loader import BatchLoader, make_loaders
+from utils.data.road_network import read_road_network
+from utils.distillation.kl_loss import DistillationTerm, load_teacher_reader, teacher_path
+from utils.distillation.score_cache import CachedLogProbs
+from utils.runtime.device import Precision
+from utils.runtime.progress import progress
+from utils.training.engine import evaluate, make_optimizer, optimizer_step
+from utils.training.losses import HOSERLoss
+from utils.training.schedule import Schedule
+
+Figures = dict[str, float]
+WARM_UP_STEPS = 3
+TEACHER_BATCHES = 5
+TEACHER_BATCH = 256
+
+# What the figures are, in the order of the table.
+MEANINGS = {
+    "batch_size": "trips in a batch",
+    "prepare_trips_per_s": "first start: trips parsed and cached, a second (with the roads; without starting Python)",
+    "prepare_peak_rss_mb": "first start: peak resident memory",
+    "warm_start_s": "later starts: from starting Python to the first batch",
+    "features_s": "roadmap.geo and roadmap.rel -> road features",
+    "csv_ms_per_trip": "CSV -> trips",
+    "loader_ms": "making a batch",
+    "loader_batches_per_s": "batches a second, by the loader alone",
+    "forward_ms": "forward pass and losses",
+    "backward_ms": "backward pass",
+    "optimizer_ms": "clipping and AdamW",
+    "step_ms": "all four, median of the steps",
+    "tokens_per_s": "steps of trips a second",
+    "epoch_s": "training steps of an epoch",
+    "evaluation_ms_per_trip": "validation",
+    "peak_rss_mb": "peak resident memory of training and evaluation",
+    "distilled_over_vanilla": "a training step with the teacher's cached answers, over one without",
+    "teacher_steps_per_s": "steps that the teacher answers a second, when its cache is made",
+    "matmul_gflop_per_s": "this machine: float32 product of 4096 x 4096 matrices",
+    "copy_gb_per_s": "this machine: copy of 1 GiB, read and written",
+    "flops_per_step": "operations of the matrix products of a training step, without padding",
+    "bytes_per_step": "bytes of the graph layers of a training step",
+    "limit_ms": "what those take at this machine's rates",
+    "share_of_limit": "limit_ms / (forward + backward + optimizer)",
+}
+
+
+def measure(dataset: str, config: Config, city: City, device: torch.device, steps: int, trace: Path | None) -> Figures:
+    """Figures by name, see `MEANINGS`.
+
+    Args:
+        dataset: its name.
+        config: sizes, batch size, precision, distillation.
+        city: the data.
+        device: what to measure.
+        steps: training steps that are timed, after a few to warm up; medians are given.
+        trace: where to write a trace of a few steps, for chrome://tracing or ui.perfetto.dev.
+    """
+    figures: Figures = {"batch_size": config.optimizer_config.batch_size}
+    figures |= measure_starts(dataset, config, city)
+    figures["features_s"], _ = seconds(device, read_road_network, city.folder)
+    taken, trips = seconds(device, city.trips_of, city.folder / "val.csv")
+    figures["csv_ms_per_trip"] = 1e3 * taken / len(trips)
+    loaders = make_loaders(city, config, device)
+    train, val = loaders["train"], loaders["val"]
+    precision = Precision(config.training.precision, device)
+    loss_function = HOSERLoss(train.statistics)
+    torch.manual_seed(0)
+    model = HOSER(config, city.features).to(device)
+    figures |= measure_steps(model, train, loss_function, precision, config, steps)
+    figures["epoch_s"] = figures["step_ms"] / 1e3 * train.num_batches
+    taken, _ = seconds(device, evaluate, model, val, precision, "evaluating")
+    figures["evaluation_ms_per_trip"] = 1e3 * taken / val.num_trips
+    figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures["distilled_over_vanilla"] = _ratio(model, train, loss_function, precision, config, steps)
+    if teacher_path(config.distill, dataset).is_file():
+        figures["teacher_steps_per_s"] = _teacher_rate(config, dataset, city, train)
+    figures |= machine_rates(device)
+    figures |= _limit(model, loss_function, train.batch(np.arange(min(train.batch_size, train.num_trips))), figures)
+    if trace is not None:
+        _write_trace(trace, model, train, loss_function, precision, config)
+    return figures
+
+
+def measure_starts(dataset: str, config: Config, city: City) -> Figures:
+    """The first start on a data set, which parses it, and a later one: each a process of its own, on a copy."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
+        copy = Path(name) / city.folder.resolve().name
+        copy.mkdir()
+        for path in city.folder.resolve().iterdir():
+            if path.is_file():
+                (copy / path.name).symlink_to(path)
+        first, warm = (_start(dataset, config, copy) for _ in range(2))
+    return {
+        "prepare_trips_per_s": first["trips"] / first["load_s"],
+        "prepare_peak_rss_mb": first["peak_rss_mb"],
+        "warm_start_s": warm["wall_s"],
+    }
+
+
+def _start(dataset: str, config: Config, folder: Path) -> Figures:
+    arguments = [dataset, str(folder), json.dumps(config_to_dict(config))]
+    code = "import sys; from utils.benchmark.steps import first_batch; first_batch(*sys.argv[1:])"
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout) | {"wall_s": time.perf_counter() - began}
+
+
+def first_batch(dataset: str, folder: str, settings: str) -> None:
+    """Load a city and make the first batch, as a process of its own; prints its figures as JSON."""
+    config = load_config(dataset, overrides=json.loads(settings))
+    began = time.perf_counter()
+    loaders = make_loaders(load_city(dataset, config, folder), config, "cpu")
+    next(loaders["train"].shuffled(0, 0))
+    figures = {
+        "load_s": time.perf_counter() - began,
+        "trips": sum(loader.num_trips for loader in loaders.values()),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps(figures))
+
+
+def measure_steps(
+    model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, precision: Precision, config: Config, steps: int
+) -> Figures:
+    """Medians of the parts of a training step, in ms."""
+    optim = config.optimizer_config
+    optimizer, schedule = make_optimizer(model, optim), Schedule.from_config(optim, loader.num_batches)
+    order = np.random.default_rng(0).permutation(loader.num_trips)
+    times: dict[str, list[float]] = {name: [] for name in ("loader", "forward", "backward", "optimizer", "step")}
+    tokens, device = [], loader.device
+    model.train()
+    for step in progress(range(WARM_UP_STEPS + steps), "training steps", None, "steps"):
+        start = step * loader.batch_size % max(loader.num_trips - loader.batch_size, 1)
+        began = time.perf_counter()
+        loading, batch = seconds(device, loader.batch, order[start : start + loader.batch_size])
+        forward, losses = seconds(device, _forward, model, loss_function, precision, batch)
+        backward, _ = seconds(device, precision.scaler.scale(losses["loss"]).backward)
+        stepping, _ = seconds(device, optimizer_step, model, optimizer, precision, schedule.lr_at(1), optim.max_norm)
+        for name, taken in zip(times, (loading, forward, backward, stepping), strict=False):
+            times[name].append(1e3 * taken)
+        times["step"].append(1e3 * (time.perf_counter() - began))
+        tokens.append(len(batch.road_id))
+    figures = {f"{name}_ms": statistics.median(values[WARM_UP_STEPS:]) for name, values in times.items()}
+    per_step = statistics.mean(tokens[WARM_UP_STEPS:])
+    return figures | {
+        "loader_batches_per_s": 1e3 / figures["loader_ms"],
+        "tokens_per_s": 1e3 * per_step / figures["step_ms"],
+    }
+
+
+def _forward(model: HOSER, loss_function: HOSERLoss, precision: Precision, batch: Batch) -> dict[str, Tensor]:
+    with precision.autocast():
+        return loss_function(model(batch), batch)
+
+
+def _ratio(
+    model: HOSER, loader: BatchLoader, vanilla: HOSERLoss, precision: Precision, config: Config, steps: int
+) -> float:
+    """Time of a distilled over a vanilla step: the median of runs in turn, since machines drift.
+
+    The answers are zeros: what they say makes no difference to the time.
+    """
+    values = torch.zeros(loader.num_candidates, dtype=torch.float16, device=loader.device)
+    answers = CachedLogProbs(values, loader.first_candidate.to(loader.device))
+    term = DistillationTerm(answers, config.distill.temperature, config.distill.steps == "last")
+    distilled = HOSERLoss(loader.statistics, term, config.distill.lambda_)
+    ratios = []
+    for _ in range(3):
+        base, with_teacher = (
+            measure_steps(model, loader, loss_function, precision, config, steps)["step_ms"]
+            for loss_function in (vanilla, distilled)
+        )
+        ratios.append(with_teacher / base)
+    return statistics.median(ratios)
+
+
+def _teacher_rate(config: Config, dataset: str, city: City, loader: BatchLoader) -> float:
+    reader, _ = load_teacher_reader(config.distill, dataset, city, loader.device)
+    rates = []
+    for first in range(0, min(loader.num_trips, TEACHER_BATCHES * TEACHER_BATCH), TEACHER_BATCH):
+        batch = loader.batch(np.arange(first, min(first + TEACHER_BATCH, loader.num_trips)))
+        taken, _ = seconds(loader.device, reader.log_probs, batch)
+        rates.append(len(batch.road_id) / taken)
+    return statistics.median(rates)
+
+
+def _limit(model: HOSER, loss_function: HOSERLoss, batch: Batch, figures: Figures) -> Figures:
+    """What a training step must do, and how close it comes to the least time for that."""
+    flops, graph_bytes = count_flops(model, loss_function, batch), count_graph_bytes(model, batch)
+    limit_s = flops / (1e9 * figures["matmul_gflop_per_s"]) + graph_bytes / (1e9 * figures["copy_gb_per_s"])
+    taken_ms = figures["forward_ms"] + figures["backward_ms"] + figures["optimizer_ms"]
+    return {
+        "flops_per_step": flops,
+        "bytes_per_step": graph_bytes,
+        "limit_ms": 1e3 * limit_s,
+        "share_of_limit": 1e3 * limit_s / taken_ms,
+    }
+
+
+def _write_trace(
+    path: Path, model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, precision: Precision, config: Config
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with profile() as profiler:
+        measure_steps(model, loader, loss_function, precision, config, steps=1)
+    profiler.export_chrome_trace(str(path))
+
+
+def format_figures(figures: Figures, names: Sequence[str] = tuple(MEANINGS)) -> str:
+    """A line for each figure: its name, its value, its meaning."""
+    lines = []
+    for name in names:
+        if name in figures:
+            value = figures[name]
+            shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+            lines.append(f"{name:24} {shown:>16}  {MEANINGS[name]}")
+    return "\n".join(lines)

@@ -1,0 +1,306 @@
+"""Batches: trips as flat arrays on the device -> `Batch`, computed in one go for all steps of a batch."""
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import Tensor
+
+from models.batch import AttentionGroup, Batch, TensorRecord
+from models.ragged import ragged_arange
+from utils.config import Config
+from utils.data.dataset import City
+from utils.data.geometry import EARTH_RADIUS_M, unit_vectors
+from utils.data.road_network import RoadNetwork
+from utils.data.trips import TimeStatistics, Trips
+from utils.data.zones import count_transitions
+from utils.files.checksums import content_digest
+from utils.runtime.distributed import ALONE, Processes
+
+DISTANCE_CLIP_M = 1000.0
+INTERVAL_CLIP_MIN = 5.0
+DISTANCE_SCALE_M = 100.0  # unit of the extra distance to the destination
+DAY_S = 86_400
+# A group of trips padded together holds trips of at least this share of its longest.
+GROUP_RATIO = 0.75
+
+
+@dataclass(frozen=True)
+class RoadTables(TensorRecord):
+    """What features are gathered from, for each road or relation, on the device."""
+
+    center_m: Tensor  # [N, 3] float64, centres on the Earth's sphere
+    end: Tensor  # [N, 2] float64, (lon, lat) of the last point, degrees
+    reach_ptr: Tensor  # [N + 1] int64
+    reach_road: Tensor  # [R] int64
+    reach_heading: Tensor  # [R] float64
+
+    @staticmethod
+    def from_network(network: RoadNetwork) -> "RoadTables":
+        center = unit_vectors(network.center[:, 0], network.center[:, 1]) * EARTH_RADIUS_M
+        return RoadTables(
+            center_m=torch.from_numpy(center),
+            end=torch.from_numpy(network.end),
+            reach_ptr=torch.from_numpy(network.reach_ptr),
+            reach_road=torch.from_numpy(network.reach_road),
+            reach_heading=torch.from_numpy(network.reach_heading),
+        )
+
+
+def temporal_info(trips: Trips) -> np.ndarray:
+    """Time of day in days of each position, [P] float32; negative where the trip began on a weekend."""
+    second = trips.time_s % DAY_S
+    minute = second // 60 + (second % 60) / 60.0
+    first_day = trips.time_s[trips.offset[:-1]] // DAY_S
+    weekend = (first_day + 3) % 7 >= 5  # day 0, 1 January 1970, was a Thursday
+    sign = np.repeat(np.where(weekend, np.float32(-1), np.float32(1)), np.diff(trips.offset))
+    return (minute / 1440.0).astype(np.float32) * sign
+
+
+class BatchLoader:
+    """The trips of a split, ready to be batched on a device."""
+
+    def __init__(
+        self,
+        trips: Trips,
+        tables: RoadTables,
+        statistics: TimeStatistics,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        processes: Processes = ALONE,
+    ):
+        self.batch_size, self.processes = batch_size, processes
+        self.statistics = statistics
+        self.device = torch.device(device)
+        self.tables = tables.to(self.device)
+        # Sizes stay on the host: shapes must be known without waiting for the device.
+        self._first = np.ascontiguousarray(trips.offset[:-1])
+        self._trip_len = np.diff(trips.offset) - 1
+        self._count_candidates(trips, tables)
+        self.road_id = torch.from_numpy(np.asarray(trips.road_id)).to(self.device)
+        self.label = torch.from_numpy(np.asarray(trips.label)).to(self.device)
+        self.time_s = torch.from_numpy(np.asarray(trips.time_s)).to(self.device)
+        self.temporal_info = torch.from_numpy(temporal_info(trips)).to(self.device)
+
+    def _count_candidates(self, trips: Trips, tables: RoadTables) -> None:
+        """Candidates of each trip's steps: their number, and the most of a step."""
+        degree = np.diff(tables.reach_ptr.cpu().numpy()).astype(np.int32)[trips.road_id]
+        degree[trips.offset[1:] - 1] = 0  # a destination is no step
+        self._degree = degree
+        self._trip_candidates = np.add.reduceat(degree, self._first, dtype=np.int64)
+        self._trip_max_candidates = np.maximum.reduceat(degree, self._first)
+
+    @property
+    def num_trips(self) -> int:
+        return len(self._trip_len)
+
+    @property
+    def num_batches(self) -> int:
+        return -(-self.num_trips // self.batch_size)
+
+    @property
+    def num_candidates(self) -> int:
+        """Candidates of all steps of all trips."""
+        return int(self._trip_candidates.sum())
+
+    def steps_with_choice(self, last_only: bool = False) -> int:
+        """Steps that have two candidates or more; of each trip's last steps only, if asked."""
+        degree = self._degree[self._first + self._trip_len - 1] if last_only else self._degree
+        return int((degree > 1).sum())
+
+    @property
+    def has_one_step_trips_only(self) -> bool:
+        return int(self._trip_len.max()) == 1
+
+    @functools.cached_property
+    def first_candidate(self) -> Tensor:
+        """Place of each position's first candidate among those of all trips in the order of the file, [P]."""
+        return torch.from_numpy(np.cumsum(self._degree, dtype=np.int64) - self._degree)
+
+    @functools.cached_property
+    def trips_key(self) -> str:
+        """Hash of the trips: roads and times."""
+        return content_digest([self.road_id, self.time_s, torch.from_numpy(self._first)])
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Hash of the trips and of what is reachable."""
+        digest = hashlib.blake2b(digest_size=12)
+        for tensor in (self.road_id, self.time_s, self.first_candidate, self.tables.reach_road, self.tables.reach_ptr):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        digest.update(np.ascontiguousarray(self._first).data)
+        return digest.hexdigest()
+
+    def candidate_range(self, first_trip: int, last_trip: int) -> tuple[int, int]:
+        """Places of the candidates of trips [first_trip, last_trip) among those of all trips."""
+        begin = int(self._trip_candidates[:first_trip].sum())
+        return begin, begin + int(self._trip_candidates[first_trip:last_trip].sum())
+
+    def shuffled(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """Batches of a plain shuffle that depends on (seed, epoch) alone, so that nothing need be saved."""
+        return self._batches(np.random.default_rng([seed, epoch]).permutation(self.num_trips))
+
+    def in_order(self) -> Iterator[Batch]:
+        """Batches in the order of the file."""
+        return self._batches(np.arange(self.num_trips))
+
+    def _batches(self, order: np.ndarray) -> Iterator[Batch]:
+        for start in range(0, len(order), self.batch_size):
+            yield self.batch(*self._own_part(order[start : start + self.batch_size]))
+
+    def _own_part(self, trip_index: np.ndarray) -> tuple[np.ndarray, float]:
+        """What this process has of a batch: every so manieth trip by length, and its share of the steps."""
+        if self.processes.world_size == 1:
+            return trip_index, 1.0
+        trip_index = self._longest_first(trip_index)
+        own = trip_index[self.processes.rank :: self.processes.world_size]
+        if not len(own):
+            return trip_index[-1:], 0.0  # something to take part with
+        return own, float(self._trip_len[own].sum() / self._trip_len[trip_index].sum())
+
+    def _longest_first(self, trip_index: np.ndarray) -> np.ndarray:
+        return trip_index[np.argsort(-self._trip_len[trip_index], kind="stable")]
+
+    def batch(self, trip_index: np.ndarray, share: float = 1.0) -> Batch:
+        """The trips `trip_index` [B] as one batch, in descending order of length; `share` is kept in it."""
+        trip_index = self._longest_first(trip_index)
+        host_len, device = self._trip_len[trip_index], self.device
+        num_steps = int(host_len.sum())
+        first = torch.from_numpy(self._first[trip_index]).to(device, non_blocking=True)
+        trip_len = torch.from_numpy(host_len).to(device, non_blocking=True)
+
+        trip, place = ragged_arange(trip_len, num_steps)
+        position = first[trip] + place
+        road = self.road_id[position].long()
+        destination = self.road_id[first + trip_len].long()
+
+        num_candidates = int(self._trip_candidates[trip_index].sum())
+        first_relation = self.tables.reach_ptr[road]
+        candidate_len = self.tables.reach_ptr[road + 1] - first_relation
+        step, index = ragged_arange(candidate_len, num_candidates)
+        relation = first_relation[step] + index
+        candidate = self.tables.reach_road[relation]
+
+        label = self.label[position].long()
+        seconds = (self.time_s[position + 1] - self.time_s[position]).float()
+        log_time = (seconds.log1p() - self.statistics.mean) / self.statistics.std
+        time_of_day = self.temporal_info[position]
+        return Batch(
+            trip_index=torch.from_numpy(trip_index).to(device, non_blocking=True),
+            trip_len=trip_len,
+            destination_road_id=destination,
+            position=position,
+            road_id=road,
+            trip_of_step=trip,
+            temporal_info=time_of_day,
+            candidate_len=candidate_len,
+            candidate_road_id=candidate,
+            step_of_candidate=step,
+            candidate_index=index,
+            metric_distance=self._metric_distance(candidate, destination[trip], step, num_steps),
+            metric_angle=self._metric_angle(road, destination[trip], relation, step),
+            label=label,
+            label_candidate=candidate_len.cumsum(0) - candidate_len + label,
+            log_time=log_time,
+            max_candidates=int(self._trip_max_candidates[trip_index].max()),
+            groups=tuple(self._groups(host_len, trip, place, road, time_of_day)),
+            share=share,
+        )
+
+    def _metric_distance(self, candidate: Tensor, destination: Tensor, step: Tensor, num_steps: int) -> Tensor:
+        """log1p((distance to the destination - the least among the step's candidates) / 100 m), [K]."""
+        center = self.tables.center_m
+        chord = (center[candidate] - center[destination][step]).square().sum(1).sqrt()
+        distance = (2 * EARTH_RADIUS_M * torch.asin((chord / (2 * EARTH_RADIUS_M)).clamp(max=1.0))).float()
+        least = distance.new_full((num_steps,), float("inf")).scatter_reduce(0, step, distance, "amin")
+        return ((distance - least[step]) / DISTANCE_SCALE_M).log1p()
+
+    def _metric_angle(self, road: Tensor, destination: Tensor, relation: Tensor, step: Tensor) -> Tensor:
+        """Angle between the headings to the candidate and to the destination, / pi, [K].
+
+        Longitude and latitude are swapped as in `road_network.candidate_heading`, which says why.
+        """
+        start, end = self.tables.end[road], self.tables.end[destination]
+        delta = end - start
+        heading = torch.atan2(delta[:, 0], torch.cos(start[:, 0] * (torch.pi / 180)) * delta[:, 1])
+        heading = torch.where(heading < 0, heading + 2 * torch.pi, heading)
+        difference = (self.tables.reach_heading[relation] - heading[step]).abs().float()
+        return torch.where(difference > torch.pi, 2 * torch.pi - difference, difference) / torch.pi
+
+    def _groups(
+        self, host_len: np.ndarray, trip: Tensor, place: Tensor, road: Tensor, time_of_day: Tensor
+    ) -> Iterator[AttentionGroup]:
+        """Cut the batch (lengths descending) into runs of trips of similar length."""
+        center, minute = self.tables.center_m[road], time_of_day * 1440.0
+        first_trip, first_step = 0, 0
+        while first_trip < len(host_len):
+            max_len = int(host_len[first_trip])
+            last_trip = int(np.searchsorted(-host_len, -GROUP_RATIO * max_len, side="right"))
+            lengths = host_len[first_trip:last_trip]
+            num_trips, num_steps = len(lengths), int(lengths.sum())
+            steps = slice(first_step, first_step + num_steps)
+            slot = (trip[steps] - first_trip) * max_len + place[steps]
+            yield AttentionGroup(
+                num_steps=num_steps,
+                num_trips=num_trips,
+                max_len=max_len,
+                slot=slot,
+                distance=_distances(_padded(center[steps], slot, num_trips, max_len)),
+                time_interval=_intervals(_padded(minute[steps], slot, num_trips, max_len)),
+            )
+            first_trip, first_step = last_trip, steps.stop
+
+
+def _padded(values: Tensor, slot: Tensor, num_trips: int, max_len: int) -> Tensor:
+    """[s, ...] -> [G, T, ...], zeros past each trip's end."""
+    padded = values.new_zeros(num_trips * max_len, *values.shape[1:])
+    return padded.index_copy_(0, slot, values).unflatten(0, (num_trips, max_len))
+
+
+def _distances(center_m: Tensor) -> Tensor:
+    """Distances of road centres [G, T, 3] in km, clipped to 1, [G, T, T] float32.
+
+    Straight through the Earth instead of along its surface: below the clip that is the same to 1e-9.
+    """
+    chord = torch.cdist(center_m, center_m, compute_mode="donot_use_mm_for_euclid_dist")
+    return chord.clamp_(max=DISTANCE_CLIP_M).div_(DISTANCE_CLIP_M).float()
+
+
+def _intervals(minute: Tensor) -> Tensor:
+    """Differences of minutes of the day [G, T], clipped to 5, / 5, [G, T, T]."""
+    difference = (minute.unsqueeze(2) - minute.unsqueeze(1)).abs_()
+    return difference.clamp_(max=INTERVAL_CLIP_MIN).div_(INTERVAL_CLIP_MIN)
+
+
+def make_loaders(
+    city: City, config: Config, device: torch.device | str, processes: Processes = ALONE
+) -> dict[str, BatchLoader]:
+    """Loaders of train, val and test; the time statistics of all are those of train.
+
+    Each of several `processes` gets its part of every batch.
+    """
+    trips = {split: city.trips(split) for split in ("train", "val", "test")}
+    counted = count_transitions(city.features.road2zone.numpy(), trips["train"])
+    zones = len(counted)
+    if counted.sum() != city.transitions.sum() or not np.array_equal(city.transitions[:zones, :zones], counted):
+        logger.warning(
+            "zone_trans_mat.npy does not count the transitions of train.csv; it is used as it is (delete it to have "
+            "it counted again)"
+        )
+    tables, statistics = RoadTables.from_network(city.network).to(device), TimeStatistics.from_trips(trips["train"])
+    batch_size = config.optimizer_config.batch_size
+    return {split: BatchLoader(trips[split], tables, statistics, batch_size, device, processes) for split in trips}
+
+
+def data_keys(loaders: dict[str, BatchLoader]) -> dict[str, str]:
+    """Hashes of the trips that training depends on, and of what is reachable, by what they are."""
+    train, val = loaders["train"], loaders["val"]
+    return {
+        "training data": train.trips_key,
+        "validation data": val.trips_key,
+        "reachable roads": content_digest([train.tables.reach_ptr, train.tables.reach_road]),
+    }

@@ -1,0 +1,104 @@
+"""The teacher's distribution over the candidates of each step.
+
+LM-TAD reads the grid cells of the roads so far and predicts the next cell. Restricted to the cells of the
+candidates, that is what the student learns from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.batch import Batch
+from models.ragged import ragged_arange
+from utils.distillation.grid import Grid
+from utils.distillation.teacher_file import Teacher
+from utils.errors import UserError
+from utils.training.metrics import pad_candidates
+
+# Windows that the teacher reads at a time: bounds the memory of its activations.
+WINDOWS_AT_ONCE = 4096
+
+
+def tokens_of_roads(teacher: Teacher, grid: Grid, path: Path) -> Tensor:
+    """The teacher's token for the cell of each road, [N] int64; -1 where it has none.
+
+    Raises:
+        UserError: the teacher in `path` was trained on another grid.
+    """
+    if teacher.grid is not None and teacher.grid != (grid.rows, grid.columns):
+        raise UserError(
+            f"{path}: trained on a grid of {teacher.grid[0]} x {teacher.grid[1]} cells, but "
+            f"distill.grid_size and distill.downsample make {grid.rows} x {grid.columns} of this city"
+        )
+    cell = torch.from_numpy(grid.cell)
+    num_tokens = teacher.model.config.vocab_size
+    if teacher.token_of_cell is None:
+        if int(cell.max()) >= teacher.sot:
+            raise UserError(
+                f"{path}: has {num_tokens} tokens (the last is SOT), too few for the "
+                f"{grid.rows} x {grid.columns} cells of distill.grid_size; was it trained on another grid?"
+            )
+        return cell
+    # Without a recorded grid the table ends at the last cell that the vocabulary names.
+    inside = cell < len(teacher.token_of_cell)
+    return torch.where(inside, teacher.token_of_cell[torch.where(inside, cell, 0)], -1)
+
+
+@dataclass(frozen=True)
+class TeacherReader:
+    """A frozen teacher that reads trips of one city through windows of tokens."""
+
+    teacher: Teacher
+    token_of_road: Tensor  # [N] int64, token of the cell of each road; -1: a cell that the teacher does not know
+    window: int
+
+    @torch.no_grad()
+    def log_probs(self, batch: Batch) -> Tensor:
+        """log of the teacher's probability of each candidate among those of its step, [K] float32.
+
+        The softmax over the full vocabulary cancels in it, so the output layer is evaluated at the
+        candidates' tokens only. NaN at the steps that involve a cell unknown to the teacher.
+        """
+        # In float32 also where the student is not: the answers are those that a cache would keep.
+        with torch.autocast(batch.road_id.device.type, enabled=False):
+            history, length = self._windows(batch)
+            last_hidden = self._read(history, length)
+            token = self.token_of_road[batch.candidate_road_id]
+            known = (history >= 0).logical_or(_before(history, length)).all(1)
+            step = batch.step_of_candidate
+            scores = self.teacher.model.logits_at(last_hidden.index_select(0, step), token.clamp(min=0)).float()
+            known = known.scatter(0, step[token < 0], False)
+            log_probs = pad_candidates(scores, batch).log_softmax(dim=1)[step, batch.candidate_index]
+            return torch.where(known[step], log_probs, torch.nan)
+
+    def _windows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The last tokens of SOT + cells so far, right-aligned [S, window], and how many they are [S]."""
+        _, place = ragged_arange(batch.trip_len, len(batch.road_id))
+        token = self.token_of_road[batch.road_id]
+        back = torch.arange(self.window - 1, -1, -1, device=token.device)  # steps back from the current one
+        row = torch.arange(len(token), device=token.device).unsqueeze(1) - back
+        history = token[row.clamp(min=0)]
+        history = torch.where(back == place.unsqueeze(1) + 1, self.teacher.sot, history)
+        return history, (place + 2).clamp(max=self.window)
+
+    def _read(self, history: Tensor, length: Tensor) -> Tensor:
+        """The teacher's last hidden state for each window, [S, n_embd].
+
+        Windows of one length are read together, so that nothing is padded; equal ones are read once.
+        """
+        hidden = torch.empty(len(history), self.teacher.model.config.n_embd, device=history.device)
+        for n in range(1, self.window + 1):
+            chosen = (length == n).nonzero().squeeze(1)
+            if not len(chosen):
+                continue
+            distinct, inverse = history[chosen, self.window - n :].clamp(min=0).unique(dim=0, return_inverse=True)
+            parts = [self.teacher.model.hidden(part)[:, -1].float() for part in distinct.split(WINDOWS_AT_ONCE)]
+            hidden[chosen] = torch.cat(parts)[inverse]
+        return hidden
+
+
+def _before(history: Tensor, length: Tensor) -> Tensor:
+    """Places [S, window] before the beginning of each right-aligned window."""
+    return torch.arange(history.shape[1], device=history.device) < history.shape[1] - length.unsqueeze(1)

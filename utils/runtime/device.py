@@ -1,0 +1,84 @@
+"""The device that a run computes on, its arithmetic, and its random numbers."""
+
+import ctypes
+import random
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+
+from utils.errors import UserError
+from utils.runtime.distributed import ALONE, Processes
+
+# Parameters of mallopt, from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator there is."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries may draw from it
+    torch.manual_seed(seed)
+
+
+def choose_device(cuda: int, processes: Processes = ALONE) -> torch.device:
+    """The GPU with number `cuda`; the CPU for -1, or, with one warning, for 0 where there is no CUDA.
+
+    Of several processes on a machine the first takes that GPU, and each other one the next.
+
+    Raises:
+        UserError: the machine has fewer GPUs.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if cuda == -1 or (cuda == 0 and count == 0):
+        if cuda == 0:
+            logger.warning("CUDA is not available: using the CPU")
+        keep_freed_memory()
+        return torch.device("cpu")
+    cuda += processes.local_rank
+    if not 0 <= cuda < count:
+        have = f"{count} GPU{'s' * (count != 1)}" if count else "no GPU"
+        raise UserError(
+            f"--cuda {cuda}: this machine has {have}; expected "
+            + (f"0 to {count - 1}, or -1 for the CPU" if count else "0 or -1, which use the CPU")
+        )
+    return torch.device("cuda", cuda)
+
+
+def keep_freed_memory() -> None:
+    """Keep what this process frees for what it asks for next, instead of handing it back to the system.
+
+    A training step frees hundreds of large buffers, and the next one asks for them again. The system fills what it
+    hands out with zeros, page by page: that was a third of a step. With another C library than GNU's nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+class Precision:
+    """The arithmetic of forward passes, and the gradient scaling that float16 needs."""
+
+    def __init__(self, name: str, device: torch.device):
+        """`name` is `training.precision` of the configuration."""
+        if name == "auto":
+            name = "float32"
+            if device.type == "cuda":
+                # torch.cuda.is_bf16_supported() also counts slow emulation, and asks the current GPU.
+                native = torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8
+                name = "bfloat16" if native else "float16"
+        self.name, self.device = name, device
+        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+
+    def load_scaler(self, state: dict[str, Any]) -> None:
+        """Go on with a saved scaler; one of another precision has nothing to say."""
+        if state and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state)
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self._dtype, enabled=self.name != "float32")

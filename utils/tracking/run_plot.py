@@ -1,0 +1,127 @@
+"""Pictures of runs."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.errors import UserError
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
+
+Curves = dict[str, tuple[list[int], list[float]]]  # tag -> steps, values
+MEASURES = {"val_next_step_acc": "next-road accuracy", "val_time_pred_mape": "time MAPE of log1p(seconds)"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test trip, and what the model makes of its origin, start time and destination."""
+
+    real: list[int]  # road ids
+    made: list[int]
+    title: str
+
+    @property
+    def arrives(self) -> bool:
+        return self.made[-1] == self.real[-1]
+
+
+def read_scalars(folder: Path) -> Curves:
+    """All scalars of a TensorBoard run; none where there is no run."""
+    if not folder.is_dir():
+        return {}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: ([e.step for e in events.Scalars(tag)], [e.value for e in events.Scalars(tag)]) for tag in tags}
+
+
+def read_validation_curves(folder: Path) -> Curves:
+    """The validation curves of a run of HOSER.
+
+    Raises:
+        UserError: there are none.
+    """
+    curves = read_scalars(folder)
+    if not set(MEASURES) <= set(curves):
+        found = f"its curves are {', '.join(sorted(curves))}" if curves else "no TensorBoard events"
+        others = ", ".join(_runs_beside(folder))[:300]
+        raise UserError(
+            f"{folder}: no validation of HOSER in it ({found}); "
+            + (f"runs that have been trained: {others}" if others else "train it first")
+        )
+    return {tag: curves[tag] for tag in MEASURES}
+
+
+def _runs_beside(folder: Path) -> list[str]:
+    """Names of the runs of the same data set."""
+    parts = folder.parts
+    root = Path(*parts[:2])  # tensorboard_log/{dataset}
+    return sorted({str(path.parent.relative_to(root)) for path in root.rglob("events.out.tfevents*")})
+
+
+def plot_run(
+    curves: Curves, points: NDArray[np.float64], offset: NDArray[np.int64], trip: Example, title: str
+) -> bytes:
+    """Validation curves, and a real and a generated trip on the map, as a PNG file.
+
+    Args:
+        curves: by tag.
+        points: [P, 2], lon and lat of the polylines of all roads.
+        offset: [N + 1], polyline i is points[offset[i] : offset[i + 1]].
+        trip: what is drawn on the map.
+        title: of the whole picture.
+    """
+    figure = plt.figure(figsize=(11, 5), dpi=100, layout="constrained")
+    figure.suptitle(title)
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.4))
+    for row, (tag, name) in enumerate(MEASURES.items()):
+        axes = figure.add_subplot(grid[row, 0])
+        axes.plot(*curves[tag], "o-", color=("tab:blue", "tab:orange")[row], markersize=4)
+        axes.set(ylabel=name, xlabel="epoch" if row else "", title="" if row else "validation")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    lines = np.split(points, offset[1:-1])
+    _draw_trips(figure.add_subplot(grid[:, 1]), lines, trip)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    plt.close(figure)
+    return file.getvalue()
+
+
+def _draw_trips(axes: Axes, lines: list[NDArray[np.float64]], trip: Example) -> None:
+    axes.add_collection(LineCollection(lines, colors="0.85", linewidths=0.6))
+    end = "arrives" if trip.arrives else "does not arrive"
+    for roads, color, width, label in (
+        (trip.real, "tab:green", 5.0, f"real, {len(trip.real)} roads"),
+        (trip.made, "tab:red", 1.5, f"generated, {len(trip.made)} roads, {end}"),
+    ):
+        alpha = 0.45 if width > 2 else 1.0
+        axes.add_collection(
+            LineCollection([lines[road] for road in roads], colors=color, linewidths=width, alpha=alpha, label=label)
+        )
+    axes.plot(*lines[trip.real[0]][0], "ko", markersize=7, label="origin")
+    axes.plot(*lines[trip.real[-1]][-1], "k*", markersize=13, label="destination")
+    axes.set(title=trip.title, xticks=[], yticks=[])
+    axes.autoscale_view()
+    _zoom(axes, np.concatenate([lines[road] for road in (*trip.real, *trip.made)]))
+    axes.legend(loc="best", fontsize=8)
+
+
+def _zoom(axes: Axes, points: NDArray[np.float64]) -> None:
+    """Show the trips and their surroundings, with equal scales in both directions."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    shrink = np.cos(np.radians((low[1] + high[1]) / 2))  # of a degree of longitude
+    half = 0.65 * max((high[0] - low[0]) * shrink, high[1] - low[1], 1e-4)
+    middle = (low + high) / 2
+    axes.set_aspect(1 / shrink)
+    axes.set_xlim(middle[0] - half / shrink, middle[0] + half / shrink)
+    axes.set_ylim(middle[1] - half, middle[1] + half)

@@ -1,0 +1,102 @@
+"""A model's figures on a set of trips, in total and broken down."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.hoser import HOSER
+from utils.data.loader import BatchLoader
+from utils.data.road_network import RoadNetwork
+from utils.runtime.device import Precision
+from utils.runtime.progress import progress
+from utils.training.engine import check_predictions
+from utils.training.metrics import score
+
+TRIP_LENGTHS = ((2, 10), (11, 20), (21, 50), (51, 100), (101, None))  # roads of a trip, both ends included
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Means over some steps."""
+
+    steps: int
+    next_step_acc: float
+    top3_acc: float  # the road that was taken is among the three highest scores
+    mean_reciprocal_rank: float
+    time_pred_mape: float  # relative error of log1p(seconds), as in training
+    time_mae_s: float  # error in seconds
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures of all steps, by highway class of the road that was taken, and by the trip's number of roads."""
+
+    trips: int
+    total: Figures
+    by_class: dict[str, Figures]
+    by_trip_length: dict[str, Figures]
+
+
+@torch.no_grad()
+def evaluate_in_detail(model: HOSER, loader: BatchLoader, network: RoadNetwork, precision: Precision) -> Report:
+    """Score every step of the loader's trips."""
+    model.eval()
+    with precision.autocast():
+        embeddings = model.embed_network()
+    columns: list[list[np.ndarray]] = []
+    bar = progress(loader.in_order(), "evaluating", loader.num_batches, "batches")
+    for batch in bar:
+        with precision.autocast():
+            prediction = model(batch, embeddings)
+        scores = score(prediction, batch, loader.statistics)
+        taken = batch.candidate_road_id[batch.label_candidate]
+        roads = batch.trip_len[batch.trip_of_step] + 1
+        check_predictions(bool(prediction.logits.isfinite().all()), "evaluating")
+        values = (scores.rank, scores.relative_time_error, scores.time_error_s, taken, roads)
+        columns.append([value.cpu().numpy() for value in values])
+    rank, relative_error, error_s, taken, roads = (np.concatenate(column) for column in zip(*columns, strict=True))
+
+    check_predictions(bool(np.isfinite(relative_error).all()), "evaluating")
+
+    def figures(chosen: np.ndarray) -> Figures:
+        return _figures(rank[chosen], relative_error[chosen], error_s[chosen])
+
+    road_class = network.road_attr_type[taken]
+    by_class = {name: road_class == i for i, name in enumerate(network.highway_classes)}
+    by_length = {
+        f"{low}-{high}" if high else f"{low} or more": (roads >= low) & (roads <= (high or np.inf))
+        for low, high in TRIP_LENGTHS
+    }
+    return Report(
+        trips=loader.num_trips,
+        total=figures(np.ones(len(rank), dtype=bool)),
+        by_class={name: figures(chosen) for name, chosen in by_class.items() if chosen.any()},
+        by_trip_length={name: figures(chosen) for name, chosen in by_length.items() if chosen.any()},
+    )
+
+
+def _figures(rank: np.ndarray, relative_error: np.ndarray, error_s: np.ndarray) -> Figures:
+    return Figures(
+        steps=len(rank),
+        next_step_acc=float((rank == 0).mean()),
+        top3_acc=float((rank < 3).mean()),
+        mean_reciprocal_rank=float((1.0 / (rank + 1)).mean()),
+        time_pred_mape=float(relative_error.mean(dtype=np.float64)),
+        time_mae_s=float(error_s.mean(dtype=np.float64)),
+    )
+
+
+def format_report(report: Report) -> str:
+    """The report as a table."""
+    rows = [("all", report.total)]
+    rows += [(f"to {name}", figures) for name, figures in report.by_class.items()]
+    rows += [(f"trips of {name} roads", figures) for name, figures in report.by_trip_length.items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{report.trips:,} trips", f"{'':{width}}    steps  accuracy   top-3     MRR  time MAPE  time MAE"]
+    lines += [
+        f"{name:{width}} {f.steps:8,d}  {f.next_step_acc:8.4f}  {f.top3_acc:6.4f}  {f.mean_reciprocal_rank:6.4f}"
+        f"  {f.time_pred_mape:9.4f}  {f.time_mae_s:6.2f} s"
+        for name, f in rows
+    ]
+    return "\n".join(lines)
