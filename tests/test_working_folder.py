@@ -48,5 +48,5 @@ def test_data_that_lie_in_the_projects_folder_are_pointed_at(workplace: Path, mo
     (project / "data" / "Town").mkdir(parents=True)
     monkeypatch.setattr("utils.data.dataset.PROJECT", project)
     assert error_of(find_folder, "Town").endswith(
-        f". Paths are relative to the working folder; {project / 'data' / 'Town'} is there"
+        ". Paths are relative to the working folder; project/data/Town is there"
     )

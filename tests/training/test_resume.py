@@ -119,7 +119,7 @@ def test_best_is_a_bare_state_dict(uninterrupted: DistilledRun) -> None:
 def test_curves_and_log_are_those_of_vanilla_training_and_the_kl_term(uninterrupted: DistilledRun) -> None:
     recorded = scalars(uninterrupted.events)
     batch_tags = {"loss_next_step", "loss_time_pred", "loss_kl", "loss", "learning_rate"}
-    assert set(recorded) == batch_tags | {"val_next_step_acc", "val_time_pred_mape"}
+    assert set(recorded) == batch_tags | {"val_next_step_acc", "val_time_pred_mape", "val_time_mape", "val_time_mae_s"}
     for tag in batch_tags:
         assert [step for step, _ in recorded[tag]] == list(range(EPOCHS * BATCHES))
     assert [step for step, _ in recorded["val_next_step_acc"]] == list(range(1, EPOCHS + 1))

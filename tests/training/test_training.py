@@ -137,10 +137,10 @@ def test_that_command_prefers_the_first_of_equal_epochs(tmp_path: Path, values: 
     from utils.training.metrics import Metrics
 
     now = datetime(2026, 1, 31, 23, 59, 30)
-    lines = [
-        epoch_line(epoch, len(values), Metrics(value, 0.5 + epoch / 100), 7.5, now + timedelta(seconds=9 * epoch))
-        for epoch, value in enumerate(values, start=1)
-    ]
+    lines = []
+    for epoch, value in enumerate(values, start=1):
+        metrics = Metrics(value, time_pred_mape=0.5 + epoch / 100, time_mape=0.2, time_mae_s=5.0)
+        lines.append(epoch_line(epoch, len(values), metrics, 7.5, now + timedelta(seconds=9 * epoch)))
     (tmp_path / "a.log").write_text("2026-01-31 23:59:00 | started\n" + "".join(lines))
     command = f"export LC_ALL={locale}; grep val_next_step_acc *.log | sort -t',' -k2 -rn | head -1"
     assert f"epoch {int(np.argmax(values)) + 1}/{len(values)} " in shell(command, tmp_path)
@@ -246,10 +246,12 @@ def test_every_batch_and_every_epoch_has_its_points(finished: FinishedRun) -> No
         "learning_rate",
         "val_next_step_acc",
         "val_time_pred_mape",
+        "val_time_mape",
+        "val_time_mae_s",
     }
     for tag in ("loss_next_step", "loss_time_pred", "loss", "learning_rate"):
         assert [step for step, _ in recorded[tag]] == list(range(EPOCHS * BATCHES))
-    for tag in ("val_next_step_acc", "val_time_pred_mape"):
+    for tag in ("val_next_step_acc", "val_time_pred_mape", "val_time_mape", "val_time_mae_s"):
         assert [step for step, _ in recorded[tag]] == [1, 2, 3]
     for (_, total), (_, first), (_, second) in zip(
         *(recorded[tag] for tag in ("loss", "loss_next_step", "loss_time_pred")), strict=True
@@ -436,20 +438,28 @@ def test_a_schedule_warms_up_and_falls_to_zero_by_the_step_alone() -> None:
 # Evaluation ----------------------------------------------------------------------------------------------------
 
 
+METRICS = r"accuracy (\S+), time MAPE (\S+) of log1p\(s\), (\S+) of seconds, MAE (\S+) s"
+
+
 def test_the_evaluation_tool_gives_the_figures_that_training_logged(finished: FinishedRun) -> None:
     import json
 
     for split, pattern in (
-        ("val", r"best epoch \d+: accuracy (\S+), time MAPE (\S+) "),
-        ("test", r"test: accuracy (\S+), time MAPE (\S+)"),
+        ("val", rf"best epoch \d+: {METRICS}"),
+        ("test", f"test: {METRICS}"),
     ):
         arguments = ["--checkpoint", "save/Mini/seed42/best.pth", "--split", split, "--json", f"{split}.json"]
         done = run(mini("tools/evaluate.py", *arguments), finished.folder)
         assert done.returncode == 0, done.stderr
         report = json.loads((finished.folder / f"{split}.json").read_text())
-        accuracy, mape = re.search(pattern, finished.log).groups()
-        assert f"{report['total']['next_step_acc']:.4f}" == accuracy
-        assert f"{report['total']['time_pred_mape']:.4f}" == mape
+        logged = re.search(pattern, finished.log).groups()
+        total = report["total"]
+        assert logged == (
+            f"{total['next_step_acc']:.4f}",
+            f"{total['time_pred_mape']:.4f}",
+            f"{total['time_mape']:.4f}",
+            f"{total['time_mae_s']:.2f}",
+        )
         assert f"{report['total']['next_step_acc']:8.4f}" in done.stdout
         for part in ("by_class", "by_trip_length"):
             steps = [figures["steps"] for figures in report[part].values()]
@@ -491,7 +501,8 @@ def test_ranks_and_errors_in_seconds_are_what_their_names_say() -> None:
     assert scores.rank.tolist() == [1, 0, 1]  # of equal scores the first candidate is the prediction
     torch.testing.assert_close(scores.time_error_s, torch.tensor([3.0, 0.0, 1.0]), rtol=0, atol=1e-4)
     expected = [abs(np.log(14) - np.log(11)) / np.log(11), 0.0, np.log(2) / 1.0]
-    torch.testing.assert_close(scores.relative_time_error, torch.tensor(expected).float(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores.relative_log_time_error, torch.tensor(expected).float(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores.relative_time_error, torch.tensor([0.3, 0.0, 1.0]), rtol=0, atol=1e-5)
 
 
 def test_a_start_that_fails_leaves_the_curves_of_the_finished_run_alone(project: Path) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -96,18 +96,14 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
     used, configured = int(road2zone.max()) + 1, config.road_network_encoder_config.zone_id_num_embeddings
     if used < configured:
         logger.warning(f"road_network_partition has {used} zones, fewer than {ZONE_KEY} = {configured}")
-    edges, weights = zone_edges(transitions)
-    features = NetworkFeatures(
-        road_attr_len=torch.from_numpy(network.road_attr_len),
-        road_attr_type=torch.from_numpy(network.road_attr_type),
-        road_attr_lon=torch.from_numpy(network.road_attr_lon),
-        road_attr_lat=torch.from_numpy(network.road_attr_lat),
-        road_edge_index=torch.from_numpy(network.road_edge_index),
-        intersection_attr=torch.from_numpy(network.intersection_attr),
-        zone_edge_index=torch.from_numpy(edges),
-        zone_edge_weight=torch.from_numpy(weights),
-        road2zone=torch.from_numpy(road2zone),
-    )
+    zone_edge_index, zone_edge_weight = zone_edges(transitions)
+    arrays = vars(network) | {
+        "zone_edge_index": zone_edge_index,
+        "zone_edge_weight": zone_edge_weight,
+        "road2zone": road2zone,
+    }
+    # Features of roads have the same names in both records.
+    features = NetworkFeatures(**{item.name: torch.from_numpy(arrays[item.name]) for item in fields(NetworkFeatures)})
     rules = config.data.on_bad_trip, config.trajectory_encoder_config.max_len
     return City(folder, network, features, transitions, *rules)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -91,7 +92,7 @@ class Run:
         """Validation metrics of an epoch (from 1), by the epoch number."""
         if self.writer is None:
             return
-        values = {"val_next_step_acc": metrics.next_step_acc, "val_time_pred_mape": metrics.time_pred_mape}
+        values = {f"val_{name}": value for name, value in dataclasses.asdict(metrics).items()}
         with self._writing_curves():
             for name, value in values.items():
                 self.writer.add_scalar(name, value, epoch)
@@ -134,7 +135,8 @@ def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now
     to_go = f"{max_epoch - epoch:0{len(str(max_epoch))}d} to go"
     return (
         f"{to_go} | epoch {epoch}/{max_epoch} val_next_step_acc, {metrics.next_step_acc:.9f}, "
-        f"val_time_pred_mape, {metrics.time_pred_mape:.6f} | {seconds:.1f} s | {now:%Y-%m-%d %H:%M:%S}\n"
+        f"val_time_pred_mape, {metrics.time_pred_mape:.6f} (of log1p(s); of seconds {metrics.time_mape:.4f}, "
+        f"MAE {metrics.time_mae_s:.2f} s) | {seconds:.1f} s | {now:%Y-%m-%d %H:%M:%S}\n"
     )
 
 
@@ -151,10 +153,8 @@ def log_data(city: City, loaders: dict[str, BatchLoader], baselines: Baselines) 
 
 def log_summary(best_epoch: int, best: Metrics, test: Metrics, best_path: str, seconds: list[float]) -> None:
     """The end of a run, in a few lines."""
-    logger.info(
-        f"best epoch {best_epoch}: accuracy {best.next_step_acc:.4f}, time MAPE {best.time_pred_mape:.4f} (val)"
-    )
-    logger.info(f"test: accuracy {test.next_step_acc:.4f}, time MAPE {test.time_pred_mape:.4f}")
+    logger.info(f"best epoch {best_epoch}: {best} (val)")
+    logger.info(f"test: {test}")
     per_epoch = f"; {sum(seconds) / len(seconds):.1f} s per epoch" if seconds else ""
     logger.info(f"best model: {best_path}{per_epoch}")
 

@@ -159,7 +159,7 @@ def _check_finite(records: list[BatchRecord], first_batch: int, epoch: int) -> N
 
 @torch.no_grad()
 def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str) -> Metrics:
-    """Accuracy and time error over all trips of a split. `title` stands beside the progress bar.
+    """Accuracy and time errors over all trips of a split. `title` stands beside the progress bar.
 
     Raises:
         UserError: predictions that are no numbers.
@@ -167,8 +167,8 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
     model.eval()
     with precision.autocast():
         network = model.embed_network()
-    # correct steps, error, steps, scores that are no numbers
-    totals = torch.zeros(4, dtype=torch.float64, device=loader.device)
+    # predictions that are not finite, steps, and over these the sums of: correct, three errors of the time
+    totals = torch.zeros(6, dtype=torch.float64, device=loader.device)
     for batch in progress(loader.in_order(), title, loader.num_batches, "batches"):
         take_signals()
         if not batch.share:
@@ -176,13 +176,14 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
         with precision.autocast():
             prediction = model(batch, network)
         scores = score(prediction, batch, loader.statistics)
-        totals[0] += (scores.rank == 0).sum()
-        totals[1] += scores.relative_time_error.sum(dtype=torch.float64)
-        totals[2] += len(batch.road_id)
-        totals[3] += (~prediction.logits.isfinite()).sum()
-    correct, error, steps, not_finite = loader.processes.all_reduce(totals).tolist()
-    check_predictions(not_finite == 0 and math.isfinite(error), title)
-    return Metrics(correct / steps, error / steps)
+        totals[0] += (~prediction.logits.isfinite()).sum()
+        totals[1] += len(batch.road_id)
+        totals[2] += (scores.rank == 0).sum()
+        for i, error in enumerate((scores.relative_log_time_error, scores.relative_time_error, scores.time_error_s)):
+            totals[3 + i] += error.sum(dtype=torch.float64)
+    not_finite, steps, *sums = loader.processes.all_reduce(totals).tolist()
+    check_predictions(not_finite == 0 and math.isfinite(sums[1]), title)
+    return Metrics(*(value / steps for value in sums))
 
 
 def check_predictions(finite: bool, title: str) -> None:

@@ -24,6 +24,15 @@ class Metrics:
 
     next_step_acc: float  # share of steps whose road was predicted
     time_pred_mape: float  # mean of |predicted - true| / max(true, 1), both in log1p(seconds), as published
+    # In seconds; None for epochs that were validated before these were measured.
+    time_mape: float | None = None  # mean of |predicted - true| / max(true, 1 s)
+    time_mae_s: float | None = None
+
+    def __str__(self) -> str:
+        parts = [f"accuracy {self.next_step_acc:.4f}", f"time MAPE {self.time_pred_mape:.4f} of log1p(s)"]
+        if self.time_mape is not None:
+            parts += [f"{self.time_mape:.4f} of seconds", f"MAE {self.time_mae_s:.2f} s"]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -31,19 +40,20 @@ class StepScores:
     """How good the prediction of each step is, [S] each."""
 
     rank: Tensor  # int64, rank of the road that was taken; 0: predicted
-    relative_time_error: Tensor  # float32, |predicted - true| / max(true, 1), both in log1p(seconds)
-    time_error_s: Tensor  # float32, |predicted - true| in seconds
-    time_s: Tensor  # float32, true seconds
+    relative_log_time_error: Tensor  # float32, |predicted - true| / max(true, 1), both in log1p(seconds)
+    relative_time_error: Tensor  # float32, |predicted - true| / max(true, 1 s), both in seconds
+    time_error_s: Tensor  # float32, |predicted - true|
 
 
 def score(prediction: Prediction, batch: Batch, statistics: TimeStatistics) -> StepScores:
     """Judge each step."""
     predicted, true = log_times(prediction, batch, statistics)
+    predicted_s, true_s = predicted.expm1(), true.expm1()
     return StepScores(
         rank=rank_of_label(prediction.logits, batch),
-        relative_time_error=relative_error(predicted, true),
-        time_error_s=(predicted.expm1() - true.expm1()).abs(),
-        time_s=true.expm1(),
+        relative_log_time_error=relative_error(predicted, true),
+        relative_time_error=relative_error(predicted_s, true_s),
+        time_error_s=(predicted_s - true_s).abs(),
     )
 
 
