@@ -77,7 +77,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     """The configuration as plain nested dicts, as in the YAML file."""
 
     def section(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {_key(name): list(value) if isinstance(value, tuple) else value for name, value in items}
+        return {config_key(name): list(value) if isinstance(value, tuple) else value for name, value in items}
 
     return dataclasses.asdict(config, dict_factory=section)
 
@@ -148,7 +148,7 @@ def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:
     if not isinstance(tree, dict):
         raise UserError(f"{source}: {prefix.rstrip('.')}: found {_kind(tree)}, expected a section of keys")
     hints = typing.get_type_hints(cls)
-    fields = {_key(f.name): f for f in dataclasses.fields(cls)}
+    fields = {config_key(f.name): f for f in dataclasses.fields(cls)}
     values = {}
     for key, value in tree.items():
         if key not in fields:
@@ -161,7 +161,7 @@ def _build(cls: type, tree: Any, source: str, prefix: str) -> Any:
     return cls(**values)
 
 
-def _key(field_name: str) -> str:
+def config_key(field_name: str) -> str:
     """The key of a field in the file: `lambda` is a word of Python, so its field is `lambda_`."""
     return field_name.rstrip("_")
 
@@ -169,7 +169,7 @@ def _key(field_name: str) -> str:
 def _all_keys(cls: type = Config, prefix: str = "") -> list[str]:
     keys = []
     for name, hint in typing.get_type_hints(cls).items():
-        keys.append(prefix + _key(name))
+        keys.append(prefix + config_key(name))
         if dataclasses.is_dataclass(hint):
             keys += _all_keys(hint, f"{prefix}{name}.")
     return keys
@@ -258,16 +258,16 @@ def _override(config: Config, key: str, value: Any, source: str) -> Config:
     section, dot, name = key.partition(".")
     sections = [f.name for f in dataclasses.fields(config)]
     if key in sections:
-        example = _key(dataclasses.fields(getattr(config, key))[0].name)
+        example = config_key(dataclasses.fields(getattr(config, key))[0].name)
         raise UserError(f"{source}: {key} is a section, expected one of its keys, such as {key}.{example}=...")
     if not dot or section not in sections:
         raise UserError(f"--set {key}: unknown key '{key}'{_suggestion(name or key, '')}")
     part = getattr(config, section)
-    if name not in map(_key, (f.name for f in dataclasses.fields(part))):
+    if name not in map(config_key, (f.name for f in dataclasses.fields(part))):
         # Without its value, which may be a secret.
         raise UserError(f"--set {key}: unknown key '{key}'{_suggestion(name, f'{section}.')}")
     changed = _build(type(part), {name: value}, source, f"{section}.")
-    own = {f.name: getattr(changed, f.name) for f in dataclasses.fields(part) if _key(f.name) == name}
+    own = {f.name: getattr(changed, f.name) for f in dataclasses.fields(part) if config_key(f.name) == name}
     return dataclasses.replace(config, **{section: dataclasses.replace(part, **own)})
 
 
