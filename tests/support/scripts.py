@@ -186,7 +186,7 @@ def _zygote() -> str:
 
 
 def _connect() -> socket.socket:
-    for _ in range(600):
+    for _ in range(3000):
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(_zygote())
