@@ -46,6 +46,8 @@ class Navigator(nn.Module):
             destination_zone_embedding: [B, h], of each trip's destination.
             road_embedding: [n, h], of all roads that are candidates.
             candidate_row: [K], row of each candidate in `road_embedding`.
+            batch: which step and trip each candidate belongs to, and its two metrics: the extra distance to the
+                destination and the angle to its direction.
         """
         logits = self._logits(trajectory_embedding, destination_zone_embedding, road_embedding, candidate_row, batch)
         of_step, of_road = self._time_parts(trajectory_embedding, road_embedding)

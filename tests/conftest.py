@@ -1,10 +1,12 @@
 """Fixtures that several files of tests share. Each test writes below its own `tmp_path` only."""
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import scripts
 import torch
 from faults.campaign import PROPERTY, table
 from helpers import chain, write_roads
@@ -36,6 +38,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.section("faults")
             for line in table(rows):
                 terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `fast` the tests of the files that start no program of their own."""
+    programs = {scripts.run, scripts.run_fresh, scripts.Script, subprocess.run, subprocess.Popen}
+    for item in items:
+        names = vars(item.module).values()
+        uses_programs = any(value in programs for value in names if callable(value)) or subprocess in names
+        if not uses_programs and "faults" not in item.path.parts:
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture

@@ -62,7 +62,20 @@ def temporal_info(trips: Trips) -> np.ndarray:
 
 
 class BatchLoader:
-    """The trips of a split, ready to be batched on a device."""
+    """The trips of a split as flat arrays on a device, and batches of them.
+
+    A batch is ragged: trips differ in length and steps in their number of candidates. Nothing is padded (but within
+    the groups of the attention); values of one kind lie one after the other. B = 2 trips, the second one shorter:
+
+        trips           |      roads 7 3 9 4          |   roads 5 3 9   |   the last road is the destination
+        steps [S = 5]   |  7        3          9      |   5        3    |   trip_of_step      0 0 0 1 1
+        candidates [K]  | 3 8    9 2 6      4         |  1 3    9 2 6   |   step_of_candidate 0 0 1 1 1 2 3 3 4 4 4
+        candidate_index | 0 1    0 1 2      0         |  0 1    0 1 2   |   within the step
+        label [S]       |  0        0          0      |   1        0    |   index of the road that was taken
+        label_candidate |  0        2          5      |   7        8    |   its row among the K candidates
+
+    Values of steps reach candidates by `values[step_of_candidate]`; sums over a step's candidates are segment sums.
+    """
 
     def __init__(
         self,

@@ -30,7 +30,11 @@ MAX_PERPLEXITY = 1e300
 
 @dataclass(frozen=True)
 class DistillationTerm:
-    """KL(teacher || student) over the candidates of each step, both softened by one temperature."""
+    """KL(teacher || student) over the candidates of each step, both softened by one temperature.
+
+    There is no factor of temperature^2 as in Hinton et al. (2015), so a higher temperature also makes the gradients of
+    the term smaller: lambda and temperature interact, and are searched together.
+    """
 
     log_probs: Callable[[Batch], Tensor]  # the teacher's, [K]; from a reader or from a cache
     temperature: float
@@ -82,6 +86,7 @@ class Distillation:
 
     term: DistillationTerm  # of the loss
     val_log_probs: Callable[[Batch], Tensor]  # the teacher's, on the validation split, [K]
+    token_of_road: Tensor  # [N] int64
 
 
 def load_distillation(
@@ -101,11 +106,11 @@ def load_distillation(
             key = cache_key(path, loaders[split], token_of_road, config.window)
             answers[split] = cached_log_probs(reader, loaders[split], folder, key)
     term = DistillationTerm(answers["train"], config.temperature, config.steps == "last", train.processes)
-    return Distillation(term, answers["val"])
+    return Distillation(term, answers["val"], token_of_road.to(train.device))
 
 
 @dataclass(frozen=True)
-class TeacherFigures:
+class TeacherMetrics:
     """How well a teacher predicts the next road, on the steps whose cells it knows."""
 
     known_share: float  # of all steps
@@ -116,10 +121,10 @@ class TeacherFigures:
 
 
 @torch.no_grad()
-def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -> TeacherFigures | None:
-    """Ask the teacher (its log-probabilities [K] of a batch) about a split; None if it knows no step of it."""
+def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -> TeacherMetrics | None:
+    """Metrics of the teacher (by its log-probabilities [K] of a batch) on a split; None if it knows no step of it."""
     totals = torch.zeros(6, dtype=torch.float64, device=loader.device)
-    for batch in progress(loader.in_order(), "asking the teacher about val", loader.num_batches, "batches"):
+    for batch in progress(loader.in_order(), "scoring val with the teacher", loader.num_batches, "batches"):
         take_signals()
         if not batch.share:
             continue
@@ -135,24 +140,38 @@ def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -
         return None
     right, uniform_right, surprise, uniform_surprise = (value / known for value in sums)
     perplexity = math.exp(surprise) if surprise < math.log(MAX_PERPLEXITY) else math.inf
-    return TeacherFigures(known / steps, right, uniform_right, perplexity, math.exp(uniform_surprise))
+    return TeacherMetrics(known / steps, right, uniform_right, perplexity, math.exp(uniform_surprise))
+
+
+def shared_token_share(loader: BatchLoader, token_of_road: Tensor) -> float:
+    """Share of the steps of which two candidates lie in one cell, so that the teacher cannot rank them."""
+    totals = torch.zeros(2, dtype=torch.int64, device=loader.device)
+    for batch in loader.in_order():
+        if batch.share:
+            token = torch.stack([batch.step_of_candidate, token_of_road[batch.candidate_road_id]])
+            distinct = torch.bincount(token.unique(dim=1)[0], minlength=len(batch.road_id))
+            totals += torch.stack([(distinct < batch.candidate_len).sum(), torch.tensor(len(batch.road_id)).to(totals)])
+    shared, steps = loader.processes.all_reduce(totals).tolist()
+    return shared / steps
 
 
 def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoader], config: DistillConfig) -> None:
     """Say what the teacher is worth on the validation split, and which settings of distillation have no effect."""
-    figures = measure_teacher(distillation.val_log_probs, loaders["val"])
-    if figures is None:
+    metrics = measure_teacher(distillation.val_log_probs, loaders["val"])
+    shared = shared_token_share(loaders["val"], distillation.token_of_road)
+    if metrics is None:
         logger.warning("the teacher knows no step of val: nothing can be said of it")
     else:
         logger.info(
-            f"the teacher, on val: next-road accuracy {figures.accuracy:.4f} (a uniform guess: "
-            f"{figures.uniform_accuracy:.4f}); perplexity {figures.perplexity:.4g}, as if it hesitated between so many "
-            f"candidates (a uniform guess: {figures.uniform_perplexity:.4g}); it knows the cells of "
-            f"{figures.known_share:.1%} of the steps"
+            f"the teacher, on val: next-road accuracy {metrics.accuracy:.4f} (a uniform guess: "
+            f"{metrics.uniform_accuracy:.4f}); perplexity {metrics.perplexity:.4g}, as if it hesitated between so many "
+            f"candidates (a uniform guess: {metrics.uniform_perplexity:.4g}); it knows the cells of "
+            f"{metrics.known_share:.1%} of the steps; at {shared:.1%} of them two candidates share a cell, and it cannot "
+            "rank these"
         )
-        if figures.accuracy <= figures.uniform_accuracy:
+        if metrics.accuracy <= metrics.uniform_accuracy:
             logger.warning("this teacher knows no more of the next road than a uniform guess: it cannot help")
-        elif figures.perplexity >= figures.uniform_perplexity:
+        elif metrics.perplexity >= metrics.uniform_perplexity:
             logger.warning(
                 "this teacher is often right, but so sure where it is wrong that its perplexity is no better than that "
                 "of a uniform guess; a higher distill.temperature softens it"

@@ -58,6 +58,7 @@ class TeacherReader:
     def log_probs(self, batch: Batch) -> Tensor:
         """log of the teacher's probability of each candidate among those of its step, [K] float32.
 
+        Roads whose centres lie in one cell share its token, so the teacher scores them alike.
         The softmax over the full vocabulary cancels in it, so the output layer is evaluated at the
         candidates' tokens only. NaN at the steps that involve a cell unknown to the teacher.
         """
