@@ -196,7 +196,7 @@ def train(
     if config.training.compile:
         compile_model(model, loaders["train"], learner.precision)
 
-    # curves, which W&B may follow
+    # curves and W&B run
     run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)
     run.write_config(config)
     if config.wandb.enable and processes.is_main:

@@ -59,9 +59,6 @@ class StoredRun:
     state: str = "running"
     created_at: str = field(default_factory=now)
     tags: list[str] = field(default_factory=list)
-    group: str | None = None
-    notes: str | None = None
-    exit_code: int | None = None
     client_config: dict[str, Any] = field(default_factory=dict)  # the client's own part of the config, `_wandb`
 
     @property
@@ -172,9 +169,9 @@ class Store:
         return {
             "id": global_id("Run", run.id, run.project, run.entity), "projectId": "1", "name": run.id,
             "displayName": run.name or run.id, "tags": run.tags, "sweepName": None, "state": run.state,
-            "config": json.dumps(run.raw_config), "group": run.group, "jobType": None, "commit": None,
+            "config": json.dumps(run.raw_config), "group": None, "jobType": None, "commit": None,
             "readOnly": False, "createdAt": run.created_at, "heartbeatAt": now(), "description": None,
-            "notes": run.notes, "systemMetrics": "{}", "summaryMetrics": json.dumps(run.summary),
+            "notes": None, "systemMetrics": "{}", "summaryMetrics": json.dumps(run.summary),
             "historyLineCount": len(run.history), "logLineCount": 0, "eventsLineCount": len(run.events),
             "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
             "eventsTail": json.dumps([json.dumps(row) for row in run.events[-1:]]),
@@ -196,15 +193,8 @@ class Store:
             "__typename": "ArtifactSequence", "id": global_id("Sequence", artifact.name), "name": artifact.name,
             "project": self.project_node(artifact.entity, artifact.project),
         }  # fmt: skip
-        aliases = [
-            {
-                "__typename": "ArtifactAlias",
-                "id": global_id("Alias", alias),
-                "alias": alias,
-                "artifactCollection": sequence,
-            }
-            for alias in artifact.aliases
-        ]
+        kind = {"__typename": "ArtifactAlias", "artifactCollection": sequence}
+        aliases = [{"id": global_id("Alias", alias), "alias": alias, **kind} for alias in artifact.aliases]
         return {
             "__typename": "Artifact", "id": artifact.id, "artifactSequence": sequence,
             "versionIndex": artifact.version, "artifactType": {"name": artifact.type}, "description": None,
@@ -212,14 +202,6 @@ class Store:
             "historyStep": None, "state": artifact.state, "size": sum(map(len, artifact.files.values())),
             "digest": artifact.digest, "digestAlgorithm": "MANIFEST_MD5", "commitHash": "0",
             "fileCount": len(artifact.files), "createdAt": now(), "updatedAt": now(), "aliases": aliases,
-        }  # fmt: skip
-
-    def membership_node(self, artifact: StoredArtifact) -> Node:
-        node = self.artifact_node(artifact)
-        return {
-            "__typename": "ArtifactCollectionMembership", "id": global_id("Membership", artifact.id),
-            "versionIndex": artifact.version, "createdAt": now(), "aliases": node["aliases"],
-            "artifactCollection": node["artifactSequence"], "artifact": node,
         }  # fmt: skip
 
     def find_artifact(self, variables: Node) -> StoredArtifact | None:

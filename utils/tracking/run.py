@@ -40,7 +40,7 @@ class Run:
     rows_done: int = 0  # batches and epochs of the checkpoint
 
     def open_curves(self, batches: int = 0, epochs: int = 0) -> None:
-        """Begin empty curves, or go on with those of an interrupted run, behind so many batches and epochs."""
+        """Start empty curves, or continue those of an interrupted run after `batches` and `epochs`."""
         if not self.processes.is_main:
             return
         self.rows_done = batches + epochs
@@ -61,7 +61,7 @@ class Run:
         logger.bind(file_only=True).info(f"configuration in force:\n{text}")  # stays when another run replaces the file
 
     def start_wandb(self, config: Config, dataset: str, seed: int, run_id: str, model_bytes: int) -> None:
-        """Let the W&B run `run_id` follow the curves, which are open; what it lacks of them is sent at once."""
+        """Start the W&B run `run_id`, which gets all rows of the curves that it does not have yet."""
         # Takes a second, and few runs need it.
         from utils.tracking.wandb_run import start_wandb
 

@@ -72,9 +72,9 @@ def start_wandb(
 
 
 def _start(options: dict[str, Any], upload_bytes: int, rows_done: int) -> tuple[wandb.Run, int]:
-    """A run as the client's settings say (online, offline or disabled), or offline if the service cannot be reached.
+    """The run, and how many of its rows W&B has: online, offline or disabled, as the client's settings say.
 
-    And how many rows W&B has of it.
+    Offline too if the service cannot be reached.
     """
     if wandb.run is not None:
         # One of this process that failed: the client would continue it, whatever the id.
@@ -135,6 +135,7 @@ def _parts(folder: Path, run_id: str) -> list[Path]:
 
 
 def _is_synced(part: Path) -> bool:
+    """Whether `wandb sync` has sent it."""
     return any(part.glob("*.synced"))
 
 
