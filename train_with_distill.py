@@ -196,7 +196,7 @@ def train(
     if config.training.compile:
         compile_model(model, loaders["train"], learner.precision)
 
-    # curves, which W&B may follow
+    # curves and W&B run
     run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)
     run.write_config(config)
     if config.wandb.enable and processes.is_main:
@@ -247,6 +247,7 @@ def train_epochs(
         # The curves first: what a checkpoint counts as done is in them.
         run.log_epoch(epoch_id + 1, max_epoch, metrics, seconds[-1])
         checkpoint.save(learner, metrics, first_batch + loaders["train"].num_batches)
+        run.epoch_saved()
         kept.text = EPOCHS_KEPT
         reporter.report(metrics.next_step_acc, epoch_id)
     return seconds

@@ -19,13 +19,13 @@ from loguru import logger
 from utils.command_line import run_command_line
 from utils.config import load_config
 from utils.config_sections import WandbConfig
+from utils.tracking.wandb_client import connect, find_project
 from utils.tracking.wandb_download import check_target, default_file_name, download_model, placed_path
 from utils.tracking.wandb_search import FoundRun, Search, choose_file, get_run, search_runs
-from utils.tracking.wandb_service import connect, find_project
 
 SEARCH_ONLY = ("distill", "epochs", "min_val_acc", "state", "limit", "json")
 DOWNLOAD_ONLY = ("output", "file", "force")
-# What stands between the slashes of entity/project/id; none of it may lead out of a folder.
+# A part of entity/project/id; none of it may lead out of a folder.
 NAME = re.compile(r"(?!\.+$)[^/\\#?%:\s\x00-\x1f\x7f][^/\\#?%:\x00-\x1f\x7f]*")
 
 
@@ -56,15 +56,17 @@ def _download(args: argparse.Namespace, config: WandbConfig) -> None:
     *place, run_id = args.run_id
     output = args.output or (placed_path(args.dataset, run_id) if args.dataset else None)
     if output is not None:
-        check_target(output, bool(args.force))  # before anything is asked for
+        check_target(output, bool(args.force))  # before asking the service for anything
     api = connect()
     given_entity, given_project = [None, None, *place][-2:]
     entity, project = find_project(api, given_entity or args.entity, given_project or args.project, config)
     run = get_run(api, entity, project, run_id)
     output = output or Path(default_file_name(run))
     file = choose_file(run, args.file)
+    if sys.stderr.isatty():
+        logger.info(f"downloading {file.name}, {file.size / 1e6:,.1f} MB")
     num_weights = download_model(file, output, bool(args.force))
-    row = FoundRun.of(run)
+    row = FoundRun.from_run(run)
     print(
         f"{output}: {file.name} of run {row.id} ({row.name}), "
         f"{row.progress} epochs, val_acc {row.accuracy}, {num_weights:,} weights"
@@ -72,7 +74,7 @@ def _download(args: argparse.Namespace, config: WandbConfig) -> None:
 
 
 def _table(runs: list[FoundRun]) -> str:
-    """Aligned columns; what a run does not tell is -."""
+    """Aligned columns; - is what a run does not have."""
     lines = [("id", "name", "distill", "epochs", "val_acc", "state", "created")]
     for run in runs:
         distill = "-" if run.distill is None else str(run.distill).lower()
@@ -92,7 +94,7 @@ def _parse() -> argparse.Namespace:
     action.add_argument("--search", action="store_true", help="list runs, newest first")
     action.add_argument(
         "--run_id",
-        type=_run_path,
+        type=run_path,
         metavar="ID",
         help="download the model of this run: ID, PROJECT/ID, ENTITY/PROJECT/ID",
     )
@@ -103,19 +105,19 @@ def _parse() -> argparse.Namespace:
     )
     search.add_argument("--min_val_acc", type=_share, metavar="X", help="runs with at least this validation accuracy")
     search.add_argument("--state", type=_name, help="runs in this state: finished, running, crashed, failed, killed")
-    search.add_argument("--limit", type=_positive, metavar="N", help="at most so many runs (default: 20)")
+    search.add_argument("--limit", type=_positive, metavar="N", help="at most N runs (default: 20)")
     search.add_argument("--json", action="store_true", default=None, help="print a JSON list instead of a table")
     download = parser.add_argument_group("with --run_id")
     download.add_argument(
         "--output",
         type=_path,
         metavar="FILE",
-        help="where to (default: by --dataset, else made of the run's name and id)",
+        help="where to (default: by --dataset, else from the name and id of the run)",
     )
     download.add_argument(
         "--file", metavar="NAME", help="file of the run (default: best.pth, else its only model file)"
     )
-    download.add_argument("--force", action="store_true", default=None, help="overwrite files that are there already")
+    download.add_argument("--force", action="store_true", default=None, help="overwrite a file that exists already")
     parser.add_argument("--entity", type=_name, help="user or team (default: the client's setting, the configuration)")
     parser.add_argument("--project", type=_name, help="project (default: the client's setting, the configuration)")
     parser.add_argument(
@@ -132,7 +134,7 @@ def _parse() -> argparse.Namespace:
     return args
 
 
-def _run_path(text: str) -> list[str]:
+def run_path(text: str) -> list[str]:
     """[id], [project, id] or [entity, project, id], also from the address of a run's page."""
     path = urlsplit(text).path if text.startswith(("http://", "https://")) else text
     parts = path.strip("/").split("/")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from wandb_store import Node, Store, StoredArtifact, StoredRun, connection, global_id, matches, md5
+from wandb_store import Node, Store, StoredRun, connection, global_id, matches
 
 Handler = Callable[[Store, Node], Node]
 
@@ -33,9 +33,7 @@ def _upsert_run(store: Store, variables: Node) -> Node:
         key = store.key(variables)
         run = store.all_runs[key] = StoredRun(*key)
     run.state = variables.get("state") or "running"
-    for given, name in (("displayName", "name"), ("groupName", "group"), ("notes", "notes"), ("tags", "tags")):
-        if variables.get(given):
-            setattr(run, name, variables[given])
+    run.name, run.tags = variables.get("displayName") or run.name, variables.get("tags") or run.tags
     if variables.get("config"):
         run.update_config(json.loads(variables["config"]))
     if variables.get("summaryMetrics"):
@@ -106,19 +104,9 @@ def _output_artifacts(store: Store, variables: Node) -> Node:
     return {"project": store.project_node(entity, project) | {"run": {"artifacts": page}}}
 
 
-def _membership(store: Store, variables: Node) -> Node:
-    artifact = store.find_artifact(variables)
-    return {"project": {"artifactCollectionMembership": artifact and store.membership_node(artifact)}}
-
-
 def _artifact_type(store: Store, variables: Node) -> Node:
     artifact = store.find_artifact(variables)
     return {"project": {"artifact": artifact and store.artifact_node(artifact)}}
-
-
-def _artifact_by_id(store: Store, variables: Node) -> Node:
-    artifact = store.all_artifacts.get(variables["id"])
-    return {"artifact": artifact and store.artifact_node(artifact)}
 
 
 def _artifact_files(store: Store, variables: Node) -> Node:
@@ -149,22 +137,14 @@ def _create_artifact(store: Store, variables: Node) -> Node:
     return {"createArtifact": {"artifact": {"id": artifact.id, "state": artifact.state, "artifactSequence": sequence}}}
 
 
-def _manifest(store: Store, variables: Node, artifact: StoredArtifact) -> Node:
+def _create_manifest(store: Store, variables: Node) -> Node:
+    artifact = store.all_artifacts[variables["artifactID"]]
     url = store.file_url("manifest", artifact.id)
     file = {
         "id": global_id("File", artifact.id), "name": "wandb_manifest.json", "displayName": "wandb_manifest.json",
         "uploadUrl": url if variables.get("includeUpload") else None, "uploadHeaders": [], "directUrl": url,
     }  # fmt: skip
-    return {"artifactManifest": {"id": artifact.id, "file": file}}
-
-
-def _create_manifest(store: Store, variables: Node) -> Node:
-    return {"createArtifactManifest": _manifest(store, variables, store.all_artifacts[variables["artifactID"]])}
-
-
-def _update_manifest(store: Store, variables: Node) -> Node:
-    artifact = store.all_artifacts[variables["artifactManifestID"]]
-    return {"updateArtifactManifest": _manifest(store, variables, artifact)}
+    return {"createArtifactManifest": {"artifactManifest": {"id": artifact.id, "file": file}}}
 
 
 def _create_artifact_files(store: Store, variables: Node) -> Node:
@@ -181,61 +161,26 @@ def _create_artifact_files(store: Store, variables: Node) -> Node:
 
 def _commit_artifact(store: Store, variables: Node) -> Node:
     artifact = store.all_artifacts[variables["artifactID"]]
-    for other in store.all_artifacts.values():  # an alias is of one version
-        if (other.project, other.name) == (artifact.project, artifact.name) and other is not artifact:
-            other.aliases = [alias for alias in other.aliases if alias not in artifact.aliases]
     artifact.state = "COMMITTED"
     return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
 
-def _artifact_manifest(store: Store, variables: Node) -> Node:
-    artifact = store.all_artifacts.get(variables.get("artifact_id") or variables["id"])
-    file = artifact and {"directUrl": store.file_url("manifest", artifact.id)}
-    return {"artifact": artifact and {"currentManifest": {"file": file}}}
-
-
-def _urls_by_entries(store: Store, variables: Node) -> Node:
-    artifact = store.all_artifacts[variables["id"]]
-    by_digest = {md5(data): name for name, data in artifact.files.items()}
-    names = [by_digest[entry["digest"]] for entry in variables["entries"]]
-    nodes = [{"name": name, "directUrl": store.file_url("artifact-files", artifact.id, name)} for name in names]
-    return {"artifact": {"filesByManifestEntries": connection(nodes, None, None)}}
-
-
 OPERATIONS: dict[str, Handler] = {
     "Viewer": _viewer,
-    "GetViewer": _viewer,
     "GetDefaultEntity": _viewer,
     "ServerFeaturesQuery": _server_info,
-    "ServerInfo": _server_info,
     "UpsertBucket": _upsert_run,
     "RunResumeStatus": _resume_status,
     "RunStoppedStatus": _run,
     "Run": _run,
-    "LightRun": _run,
-    "FullRun": _run,
     "Runs": _runs,
     "RunFiles": _run_files,
     "CreateRunFiles": _create_run_files,
-    "MarkRunFilesUploaded": lambda _, __: {"markRunFilesUploaded": {"success": True}},
     "RunOutputArtifacts": _output_artifacts,
-    "ArtifactMembershipByName": _membership,
     "ArtifactMembershipFiles": _artifact_files,
-    "GetArtifactMembershipFileUrls": _artifact_files,
-    "ArtifactByID": _artifact_by_id,
     "ArtifactType": _artifact_type,
-    "FetchArtifactDigestAlgorithm": lambda _, __: {"project": None},
-    "OrganizationCoreWeaveOrganizationID": lambda _, __: {"entity": {"organization": None}},
-    "XXHashDigestsEnabled": lambda _, __: {"entity": {"xxhashDigestsEnabled": False}},
     "CreateArtifact": _create_artifact,
     "CreateArtifactManifest": _create_manifest,
-    "UpdateArtifactManifest": _update_manifest,
     "CreateArtifactFiles": _create_artifact_files,
     "CommitArtifact": _commit_artifact,
-    "FetchArtifactManifest": _artifact_manifest,
-    "ArtifactManifest": _artifact_manifest,
-    "ArtifactFileURLsByManifestEntries": _urls_by_entries,
-    "UseArtifact": lambda store, v: {
-        "useArtifact": {"artifact": store.artifact_node(store.all_artifacts[v["input"]["artifactID"]])}
-    },
 }

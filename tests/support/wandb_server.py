@@ -7,7 +7,7 @@
 
 It knows what the client asks for when it logs runs (also resumed ones), uploads files and artifacts, syncs
 offline runs, lists and filters runs, and downloads. Faults: `fail`, `hang`, `fail_operations`,
-`download_status`, `cut_downloads`, `hang_downloads`, `stall_downloads`, `stop()`. `requests` has everything
+`download_status`, `cut_downloads`, `hang_downloads`, `stop()`. `requests` has everything
 that was sent.
 """
 
@@ -30,7 +30,6 @@ from wandb_store import Node, Store, StoredArtifact, StoredRun, md5
 
 API_KEY = "0123456789abcdef" * 2 + "01234567"  # 40 characters, as the client demands
 OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
-ALWAYS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,12 @@ class WandbServer:
         self.entity, self.project = entity, project
         self.store = Store(entity)
         self.requests: list[Request] = []
-        self.unknown_operations: list[str] = []  # asked for, and answered with an error
         self.fail: int | None = None  # status for all POST requests
         self.fail_operations: dict[str, int] = {}  # status for GraphQL operations of that name
         self.hang = False  # accept requests and never answer
         self.hang_downloads = False  # the same, downloads only
-        self.stall_downloads = False  # send half of the file, and then nothing
         self.download_status: int | None = None  # status for all downloads
-        self.cut_downloads = 0  # so many of the next downloads break off half-way; ALWAYS: all
+        self.cut_downloads = False  # downloads break off half-way
         self.lock = threading.RLock()
         self.stopped = threading.Event()
         self._connections: set[socket.socket] = set()
@@ -105,18 +102,7 @@ class WandbServer:
     def add_artifact(self, run: StoredRun, name: str, files: dict[str, bytes], **fields: Any) -> StoredArtifact:
         """A committed version that `run` logged; `fields`: type (default: model), metadata, aliases."""
         artifact = self.store.add_artifact(run, name, fields.pop("type", "model"), md5(b"".join(files.values())))
-        contents = {
-            file: {"digest": md5(data), "size": len(data), "birthArtifactID": artifact.id}
-            for file, data in files.items()
-        }
-        manifest = {
-            "version": 1,
-            "storagePolicy": "wandb-storage-policy-v1",
-            "storagePolicyConfig": {"storageLayout": "V2"},
-            "contents": contents,
-        }
         artifact.files, artifact.aliases = files, ["latest"]
-        artifact.manifest = {"wandb_manifest.json": json.dumps(manifest).encode()}
         for key, value in fields.items():
             setattr(artifact, key, value)
         return artifact
@@ -139,10 +125,6 @@ class WandbServer:
         """Names of the GraphQL operations so far."""
         return [request.operation for request in self.requests if request.operation]
 
-    def uploaded(self) -> bytes:
-        """Everything that clients sent in the bodies of requests, for looking for what must not be there."""
-        return b"\n".join(request.body for request in self.requests)
-
     @contextlib.contextmanager
     def connection(self, connection: socket.socket) -> Iterator[None]:
         with self.lock:
@@ -160,13 +142,11 @@ class WandbServer:
             return 200, {"data": {name: {"fields": [], "inputFields": [], "enumValues": []} for name in names}}
         handle = OPERATIONS.get(request.operation)
         if handle is None:
-            self.unknown_operations.append(request.operation)
             return 200, {"data": None, "errors": [{"message": f"unknown operation {request.operation}"}]}
         try:
             return 200, {"data": handle(self.store, request.variables)}
         except (LookupError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
-            # A mistake in here is to be seen in the test, not as a connection that the client tries for minutes.
-            self.unknown_operations.append(request.operation)
+            # So that the test shows a mistake in here, instead of a client that retries for minutes.
             return 200, {"data": None, "errors": [{"message": f"{type(error).__name__}: {error}"}]}
 
     def stream(self, path: str, content: Node) -> None:
@@ -181,8 +161,7 @@ class WandbServer:
             elif file == "wandb-summary.json":
                 run.summary.update(json.loads(rows[-1]))
         if content.get("complete"):
-            run.exit_code = content.get("exitcode", 0)
-            run.state = "failed" if run.exit_code else "finished"
+            run.state = "failed" if content.get("exitcode") else "finished"
 
     def find_file(self, path: str) -> tuple[dict[str, bytes] | None, str]:
         """The files among which that of a URL is or will be, and its name there."""
@@ -294,34 +273,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(status, b'{"errors": [{"message": "injected"}]}')
         return status is not None
 
-    def _reply(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+    def _reply(self, status: int, data: bytes) -> None:
         self.send_response(status)
-        for key, value in {"Content-Type": "application/json", **(headers or {})}.items():
-            self.send_header(key, value)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
     def _send_file(self, data: bytes) -> None:
-        """A whole file, or from an offset on; or, as a fault, the promise of all and half of it."""
-        server, span = self.server_, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        begin = int(span[1]) if span else 0
-        status = 206 if span else 200
-        headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if span else {}
-        if begin >= len(data) > 0:
-            self._reply(416, b"")
+        """A whole file; or, as a fault, the promise of all and half of it."""
+        if not self.server_.cut_downloads:
+            self._reply(200, data)
             return
-        with server.lock:
-            is_cut = server.cut_downloads > 0
-            server.cut_downloads -= is_cut
-        if not is_cut and not server.stall_downloads:
-            self._reply(status, data[begin:], {"Content-Type": "application/octet-stream", **headers})
-            return
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data) - begin))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data[begin : begin + (len(data) - begin) // 2])
-        if server.stall_downloads:
-            self.wfile.flush()
-            server.stopped.wait()
+        self.wfile.write(data[: len(data) // 2])
         self.close_connection = True

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import re
 import urllib.parse
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,9 +59,6 @@ class StoredRun:
     state: str = "running"
     created_at: str = field(default_factory=now)
     tags: list[str] = field(default_factory=list)
-    group: str | None = None
-    notes: str | None = None
-    exit_code: int | None = None
     client_config: dict[str, Any] = field(default_factory=dict)  # the client's own part of the config, `_wandb`
 
     @property
@@ -80,51 +76,33 @@ class StoredRun:
 def matches(run: StoredRun, filters: Node) -> bool:
     """Whether `run` fulfils a filter in the form of MongoDB."""
     for key, wanted in filters.items():
-        if key in ("$and", "$or", "$nor"):
+        if key in ("$and", "$or"):
             found = [matches(run, part) for part in wanted]
-            good = all(found) if key == "$and" else any(found) != (key == "$nor")
+            good = all(found) if key == "$and" else any(found)
         else:
-            value = _lookup(run, key)
-            conditions = wanted if isinstance(wanted, dict) else {"$eq": wanted}
-            good = all(_compare(value, operator, operand) for operator, operand in conditions.items())
+            good = _compare(_lookup(run, key), wanted)
         if not good:
             return False
     return True
 
 
 def _lookup(run: StoredRun, key: str) -> Any:
-    """A field by its dotted path: `state`, `summary_metrics.epoch`, `config.distill.enable`.
-
-    As with the service, `value` may stand in the path to a config key or not, and a key that itself has a
-    dot in it cannot be named.
-    """
+    """A field by its dotted path: `state`, `summary_metrics.epoch`, `config.distill.enable`."""
     section, *path = key.split(".")
-    if section in ("config", "summary_metrics"):
-        value: Any = run.config if section == "config" else run.summary
-        for part in path:
-            if section != "config" or part != "value":
-                value = value.get(part) if isinstance(value, dict) else None
-        return value
-    aliases = {"name": "id", "displayName": "name", "display_name": "name", "createdAt": "created_at"}
-    return getattr(run, aliases.get(section, section))
+    if not path:
+        return getattr(run, section)
+    value: Any = {"config": run.config, "summary_metrics": run.summary}[section]
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
-def _compare(value: Any, operator: str, operand: Any) -> bool:
-    if operator in ("$gt", "$gte", "$lt", "$lte"):
-        kinds = (str,) if isinstance(operand, str) else (int, float)
-        if type(value) is bool or not isinstance(value, kinds):
-            return False
-        below, equal = value < operand, value == operand
-        return {"$gt": not below and not equal, "$gte": not below, "$lt": below, "$lte": below or equal}[operator]
-    if operator in ("$in", "$nin"):
-        some = value if isinstance(value, list) else [value]
-        return any(item in operand for item in some) == (operator == "$in")
-    if operator == "$exists":
-        return (value is not None) == operand
-    if operator == "$regex":
-        return isinstance(value, str) and re.search(operand, value) is not None
-    same = value == operand and (type(value) is bool) == (type(operand) is bool)
-    return same if operator == "$eq" else {"$ne": not same}[operator]
+def _compare(value: Any, wanted: Any) -> bool:
+    if not isinstance(wanted, dict):
+        return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+    [(operator, limit)] = wanted.items()
+    assert operator == "$gte", operator
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= limit
 
 
 def connection(nodes: list[Node], first: int | None, after: str | None) -> Node:
@@ -191,9 +169,9 @@ class Store:
         return {
             "id": global_id("Run", run.id, run.project, run.entity), "projectId": "1", "name": run.id,
             "displayName": run.name or run.id, "tags": run.tags, "sweepName": None, "state": run.state,
-            "config": json.dumps(run.raw_config), "group": run.group, "jobType": None, "commit": None,
+            "config": json.dumps(run.raw_config), "group": None, "jobType": None, "commit": None,
             "readOnly": False, "createdAt": run.created_at, "heartbeatAt": now(), "description": None,
-            "notes": run.notes, "systemMetrics": "{}", "summaryMetrics": json.dumps(run.summary),
+            "notes": None, "systemMetrics": "{}", "summaryMetrics": json.dumps(run.summary),
             "historyLineCount": len(run.history), "logLineCount": 0, "eventsLineCount": len(run.events),
             "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
             "eventsTail": json.dumps([json.dumps(row) for row in run.events[-1:]]),
@@ -215,15 +193,8 @@ class Store:
             "__typename": "ArtifactSequence", "id": global_id("Sequence", artifact.name), "name": artifact.name,
             "project": self.project_node(artifact.entity, artifact.project),
         }  # fmt: skip
-        aliases = [
-            {
-                "__typename": "ArtifactAlias",
-                "id": global_id("Alias", alias),
-                "alias": alias,
-                "artifactCollection": sequence,
-            }
-            for alias in artifact.aliases
-        ]
+        kind = {"__typename": "ArtifactAlias", "artifactCollection": sequence}
+        aliases = [{"id": global_id("Alias", alias), "alias": alias, **kind} for alias in artifact.aliases]
         return {
             "__typename": "Artifact", "id": artifact.id, "artifactSequence": sequence,
             "versionIndex": artifact.version, "artifactType": {"name": artifact.type}, "description": None,
@@ -231,14 +202,6 @@ class Store:
             "historyStep": None, "state": artifact.state, "size": sum(map(len, artifact.files.values())),
             "digest": artifact.digest, "digestAlgorithm": "MANIFEST_MD5", "commitHash": "0",
             "fileCount": len(artifact.files), "createdAt": now(), "updatedAt": now(), "aliases": aliases,
-        }  # fmt: skip
-
-    def membership_node(self, artifact: StoredArtifact) -> Node:
-        node = self.artifact_node(artifact)
-        return {
-            "__typename": "ArtifactCollectionMembership", "id": global_id("Membership", artifact.id),
-            "versionIndex": artifact.version, "createdAt": now(), "aliases": node["aliases"],
-            "artifactCollection": node["artifactSequence"], "artifact": node,
         }  # fmt: skip
 
     def find_artifact(self, variables: Node) -> StoredArtifact | None:

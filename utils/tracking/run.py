@@ -1,4 +1,4 @@
-"""Where a run keeps its files, its log, its TensorBoard events and what Weights & Biases hears of it."""
+"""Where a run keeps its files, its log, its TensorBoard events and its W&B run."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ class Run:
     processes: Processes = ALONE  # the first writes, and the others only have the paths
     writer: SummaryWriter | None = None  # once the curves are open
     wandb: WandbRun | None = None  # distillation training, where the configuration says so
+    rows_done: int = 0  # batches and epochs of the checkpoint
 
     def open_curves(self, batches: int = 0, epochs: int = 0) -> None:
-        """Begin empty curves, or go on with those of an interrupted run, behind so many batches and epochs."""
+        """Start empty curves, or continue those of an interrupted run after `batches` and `epochs`."""
         if not self.processes.is_main:
             return
+        self.rows_done = batches + epochs
         with self._writing_curves():
             if epochs:
                 trim_events(self.tensorboard, batches, epochs)
@@ -60,13 +62,13 @@ class Run:
         logger.bind(file_only=True).info(f"configuration in force:\n{text}")  # stays when another run replaces the file
 
     def start_wandb(self, config: Config, dataset: str, seed: int, run_id: str, model_bytes: int) -> None:
-        """Let the W&B run `run_id` follow the curves, which are open; what it lacks of them is sent at once."""
+        """Start the W&B run `run_id`, which gets all rows of the curves that it does not have yet."""
         # Takes a second, and few runs need it.
         from utils.tracking.wandb_run import start_wandb
 
-        self.wandb = start_wandb(config, dataset, seed, run_id, model_bytes)
+        self.wandb = start_wandb(config, dataset, seed, run_id, model_bytes, self.rows_done)
         if self.wandb is not None:
-            self.wandb.log_rows(read_rows(self.tensorboard))
+            self.wandb.catch_up(read_rows(self.tensorboard), self.rows_done)
 
     def log_scalars(self, tag: str, points: list[tuple[int, float]]) -> None:
         """Points (step, value) of one curve."""
@@ -101,8 +103,13 @@ class Run:
             self.wandb.log_rows([{"epoch": epoch, **values}])
         logger.opt(raw=True).info(epoch_line(epoch, max_epoch, metrics, seconds, datetime.now()))
 
+    def epoch_saved(self) -> None:
+        """Let W&B have the rows of an epoch whose checkpoint is saved."""
+        if self.wandb is not None:
+            self.wandb.epoch_saved()
+
     def log_result(self, best_epoch: int, epochs: int, best: Metrics, test: Metrics, best_path: Path) -> None:
-        """Tell W&B, if it follows, how the run ended; upload the best model if the configuration says so."""
+        """Put the result into the W&B run, if there is one, with the best model if the configuration says so."""
         if self.wandb is not None:
             self.wandb.log_result(best_epoch, epochs, best, test, best_path)
 

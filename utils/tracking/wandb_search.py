@@ -1,30 +1,27 @@
 """Runs of distillation training on WandB: finding them, and choosing the file that has their model."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.errors import UserError
-from utils.tracking.wandb_client import Api, File, Run
-from utils.tracking.wandb_service import FAILURES, is_refusal, service_errors
+from utils.tracking.wandb_client import Api, File, Run, service_errors
 
 PAGE = 50
-NEWEST_FIRST, OLDEST_FIRST = "-created_at", "+created_at"  # the second is what a service does by itself
 MODEL_SUFFIXES = (".pth", ".pt")
 BEST = "best.pth"
 
-# Where a run keeps what we look for: ours first, then the names of other people's training code.
-DISTILL_KEYS = ("distill.enable", "distill.enabled", "distill", "distill_enabled", "distill_enable")
-MAX_EPOCH_KEYS = ("optimizer_config.max_epoch", "max_epoch", "max_epochs", "num_epochs", "epochs")
-EPOCH_KEYS = ("epoch", "epochs")
-AGGREGATES = ("max", "best", "last")  # what a summary may have of a metric, instead of its value
-ACCURACY_KEYS = ("best_val_acc", "best_val_next_step_acc", "val_next_step_acc", "val_acc", "val/acc")
+DISTILL, MAX_EPOCH = "distill.enable", "optimizer_config.max_epoch"  # of the configuration
+EPOCH, ACCURACIES = "epoch", ("best_val_acc", "val_next_step_acc")  # of the summary; the last epoch's, while it runs
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A line of the table."""
+    """A line of the table; None is what the run does not have."""
 
     id: str
     name: str
@@ -36,19 +33,16 @@ class FoundRun:
     created: str
 
     @classmethod
-    def of(cls, run: Run) -> "FoundRun":
-        config, summary = run.config, dict(run.summary_metrics)
-        max_epoch, epochs = _count(config, MAX_EPOCH_KEYS), _count(summary, EPOCH_KEYS)
-        if epochs is None and run.state == "finished":
-            epochs = max_epoch
-        accuracy = _first(summary, ACCURACY_KEYS, _number)
+    def from_run(cls, run: Run) -> "FoundRun":
+        summary = dict(run.summary_metrics)
+        accuracies = (_read(summary, key, _number) for key in ACCURACIES)
         return cls(
             id=run.id,
             name=run.name or run.id,
-            distill=_first(config, DISTILL_KEYS, _truth),
-            epochs=epochs,
-            max_epoch=max_epoch,
-            val_acc=accuracy,
+            distill=_read(run.config, DISTILL, lambda value: value if isinstance(value, bool) else None),
+            epochs=_read(summary, EPOCH, _count),
+            max_epoch=_read(run.config, MAX_EPOCH, _count),
+            val_acc=next((value for value in accuracies if value is not None), None),
             state=run.state or "unknown",
             created=run.created_at or "",
         )
@@ -56,8 +50,8 @@ class FoundRun:
     @property
     def progress(self) -> str:
         """Epochs as people read them, such as 12/25."""
-        parts = ["-" if value is None else str(value) for value in (self.epochs, self.max_epoch)]
-        return parts[0] if self.max_epoch is None else "/".join(parts)
+        done, configured = ("-" if value is None else str(value) for value in (self.epochs, self.max_epoch))
+        return done if self.max_epoch is None else f"{done}/{configured}"
 
     @property
     def accuracy(self) -> str:
@@ -74,72 +68,39 @@ class Search:
     state: str | None = None
 
     def filters(self) -> dict[str, Any]:
-        """For the service: a form of MongoDB's that lets through whatever may match."""
+        """The search in the service's form, which is MongoDB's."""
         parts: list[dict[str, Any]] = []
         if self.state is not None:
             parts.append({"state": self.state})
         if self.distill is not None:
-            spellings = [self.distill, str(self.distill), str(self.distill).lower()]
-            parts.append({"$or": [*_equal("config", DISTILL_KEYS, spellings), _lacks("config", DISTILL_KEYS)]})
+            parts.append({f"config.{DISTILL}": self.distill})
         if self.epochs is not None:
-            configured = [*_equal("config", MAX_EPOCH_KEYS, [self.epochs]), _lacks("config", MAX_EPOCH_KEYS)]
-            parts.append({"$or": [*configured, *_equal("summary_metrics", EPOCH_KEYS, [self.epochs])]})
+            keys = (f"config.{MAX_EPOCH}", f"summary_metrics.{EPOCH}")
+            parts.append({"$or": [{key: self.epochs} for key in keys]})
         if self.min_val_acc is not None:
-            keys = [f"{key}{part}" for key in ACCURACY_KEYS for part in ("", *(f".{name}" for name in AGGREGATES))]
-            parts.append({"$or": _equal("summary_metrics", keys, [{"$gte": self.min_val_acc}])})
+            parts.append({"$or": [{f"summary_metrics.{key}": {"$gte": self.min_val_acc}} for key in ACCURACIES]})
         return {"$and": parts} if parts else {}
-
-    def matches(self, run: FoundRun) -> bool:
-        """The filters once more, exactly."""
-        return (
-            (self.distill is None or run.distill is self.distill)
-            and (self.epochs is None or self.epochs in (run.epochs, run.max_epoch))
-            and (self.min_val_acc is None or (run.val_acc is not None and run.val_acc >= self.min_val_acc))
-            and (self.state is None or run.state == self.state)
-        )
 
 
 def search_runs(api: Api, entity: str, project: str, search: Search, limit: int) -> list[FoundRun]:
-    """The newest `limit` runs that match, newest first; pages are asked for as they are needed.
+    """The newest `limit` runs that match, newest first; only as many pages are asked for as that takes.
 
     Raises:
         UserError: no such project, or the service fails.
     """
-    filters, order = search.filters(), NEWEST_FIRST
-    while True:
-        try:
-            with service_errors():
-                # Not lazy: configuration and summary come with the page instead of by a request for each run.
-                runs = api.runs(f"{entity}/{project}", filters=filters, order=order, per_page=PAGE, lazy=False)
-                found = _read_pages(runs, search, limit)
-            break
-        except ValueError:
-            raise UserError(f"{entity}/{project}: no such project on WandB; see --entity and --project") from None
-        except UserError as error:
-            # A service that does not know such a filter, or the order, is read to its end.
-            if not (is_refusal(error.__cause__) and (filters or order == NEWEST_FIRST)):
-                raise
-            filters, order = ({}, order) if filters else ({}, OLDEST_FIRST)
-    found.sort(key=lambda row: row.created, reverse=True)
-    return found[:limit]
-
-
-def _read_pages(runs: Iterable[Run], search: Search, limit: int) -> list[FoundRun]:
-    """The first `limit` that match, and maybe some more; of a server that does not sort, all."""
-    found, in_order, before = [], True, None
-    for position, run in enumerate(runs, start=1):
-        row = FoundRun.of(run)
-        in_order = in_order and (before is None or row.created <= before)
-        before = row.created
-        if search.matches(row):
-            found.append(row)
-        if in_order and len(found) >= limit and position % PAGE == 0:  # pages come whole
-            break
-    return found
+    try:
+        with service_errors():
+            # Not lazy: configuration and summary come with the page instead of by a request for each run.
+            runs = api.runs(
+                f"{entity}/{project}", filters=search.filters(), order="-created_at", per_page=PAGE, lazy=False
+            )
+            return [FoundRun.from_run(run) for run in itertools.islice(runs, limit)]
+    except ValueError:
+        raise UserError(f"{entity}/{project}: no such project on WandB; see --entity and --project") from None
 
 
 def get_run(api: Api, entity: str, project: str, run_id: str) -> Run:
-    """The run of that id.
+    """The run with that id.
 
     Raises:
         UserError: there is none, or the service fails.
@@ -158,99 +119,56 @@ def choose_file(run: Run, name: str | None = None) -> File:
     That is best.pth, else the only model file; or the one called `name`.
 
     Raises:
-        UserError: there is none, or no telling which.
+        UserError: there is none, or several and no way to tell which; or the service fails.
     """
     with service_errors():
         files = _run_files(run, name)
-        best = _choose(files, name)
-        if best is not None:
-            return best
-        files += _artifact_files(run)
-    best = _choose(files, name) or (files[0] if len(files) == 1 and name is None else None)
-    if best is not None:
-        return best
+        chosen = _choose(files, name)
+        if chosen is None:
+            files += _artifact_files(run)
+            chosen = _choose(files, name) or (files[0] if len(files) == 1 and name is None else None)
+    if chosen is not None:
+        return chosen
     candidates = ", ".join(sorted({file.name for file in files})) or "none"
     if name is not None:
         raise UserError(f"run {run.id}: found no file {name}; model files: {candidates}")
     if not files:
         raise UserError(f"run {run.id}: found no model file, expected {BEST} or another *.pth or *.pt")
-    raise UserError(f"run {run.id}: found several model files and no telling which: {candidates}; choose with --file")
+    raise UserError(f"run {run.id}: found several model files: {candidates}; choose one with --file")
 
 
 def _choose(files: list[File], name: str | None) -> File | None:
     """The file called `name`, by its whole name or the end of it; the least deeply nested one."""
-    wanted = name or BEST
-    same = [file for file in files if f"/{file.name}".endswith(f"/{wanted}")]
+    same = [file for file in files if f"/{file.name}".endswith(f"/{name or BEST}")]
     return min(same, key=lambda file: (file.name.count("/"), file.name), default=None)
 
 
 def _run_files(run: Run, name: str | None) -> list[File]:
     """By patterns, since a run may have thousands of other files."""
-    patterns = [f"%{suffix}" for suffix in MODEL_SUFFIXES]
-    if name is not None and not name.endswith(MODEL_SUFFIXES):
-        patterns.append(f"%{name}")
-    return [
-        file for pattern in patterns for file in run.files(pattern=pattern) if file.name.endswith(pattern.strip("%"))
-    ]
+    suffixes = [*MODEL_SUFFIXES, *([name] if name and not name.endswith(MODEL_SUFFIXES) else [])]
+    return [file for suffix in suffixes for file in run.files(pattern=f"%{suffix}") if file.name.endswith(suffix)]
 
 
 def _artifact_files(run: Run) -> list[File]:
     """Files of the logged model artifact: the version with the alias `best`, else the newest with a model."""
-    try:
-        models = [artifact for artifact in run.logged_artifacts() if artifact.type == "model"]
-        models.sort(key=lambda artifact: ("best" in artifact.aliases, artifact.created_at or ""), reverse=True)
-        for artifact in models:
-            files = [file for file in artifact.files() if file.name.endswith(MODEL_SUFFIXES)]
-            if files:
-                return files
-    except (LookupError, TypeError, ValueError):
-        return []  # an older server, which does not know of artifacts
-    except FAILURES as error:
-        if not is_refusal(error):
-            raise
-    return []
+    models = [artifact for artifact in run.logged_artifacts() if artifact.type == "model"]
+    models.sort(key=lambda artifact: ("best" in artifact.aliases, artifact.created_at or ""), reverse=True)
+    found = ([file for file in model.files() if file.name.endswith(MODEL_SUFFIXES)] for model in models)
+    return next((files for files in found if files), [])
 
 
-def _equal(section: str, keys: Sequence[str], values: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{f"{section}.{key}": value} for key in keys for value in values]
-
-
-def _lacks(section: str, keys: Sequence[str]) -> dict[str, Any]:
-    """None of the names: it may have them written out flat, and a filter cannot name a key with a dot in it."""
-    names = dict.fromkeys(key.partition(".")[0] for key in keys)
-    return {"$and": [{f"{section}.{name}": {"$exists": False}} for name in names]}
-
-
-def _first(tree: dict[str, Any], keys: tuple[str, ...], read: Callable[[Any], Any]) -> Any:
-    """The first of the dotted `keys` that `read` can read, or None."""
-    values = (read(value) for key in keys for value in _values(tree, key))
-    return next((value for value in values if value is not None), None)
-
-
-def _values(tree: Any, key: str) -> Iterator[Any]:
-    """What stands in `tree` at a dotted key, be it nested or written out flat."""
-    if isinstance(tree, dict):
-        if key in tree:
-            yield tree[key]
-        section, dot, rest = key.partition(".")
-        if dot:
-            yield from _values(tree.get(section), rest)
-
-
-def _count(tree: dict[str, Any], keys: tuple[str, ...]) -> int | None:
-    value = _first(tree, keys, _number)
-    return None if value is None else int(value)
+def _read(tree: Any, key: str, read: Callable[[Any], T | None]) -> T | None:
+    """What `read` makes of the value at a dotted key, or None."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return read(tree)
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; of a summary such as {"max": 0.7}, what is in it."""
-    if isinstance(value, dict):
-        value = next((value[key] for key in AGGREGATES if key in value), None)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return value if is_number else None
 
 
-def _truth(value: Any) -> bool | None:
-    if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.lower())
-    return value if isinstance(value, bool) else None
+def _count(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
