@@ -166,8 +166,8 @@ def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoa
             f"the teacher, on val: next-road accuracy {metrics.accuracy:.4f} (a uniform guess: "
             f"{metrics.uniform_accuracy:.4f}); perplexity {metrics.perplexity:.4g}, as if it hesitated between so many "
             f"candidates (a uniform guess: {metrics.uniform_perplexity:.4g}); it knows the cells of "
-            f"{metrics.known_share:.1%} of the steps; at {shared:.1%} of them two candidates share a cell, and it cannot "
-            "rank these"
+            f"{metrics.known_share:.1%} of the steps; at {shared:.1%} of them two candidates share a cell, which it "
+            "cannot rank"
         )
         if metrics.accuracy <= metrics.uniform_accuracy:
             logger.warning("this teacher knows no more of the next road than a uniform guess: it cannot help")
