@@ -99,10 +99,10 @@ class OptunaConfig:
     sampler: str = setting("tpe", "what suggests values: tpe, or cmaes (extra `cmaes`)", choices=("tpe", "cmaes"))
     n_startup_trials: int = setting(10, "trials at random values before the sampler learns from them", min=1)
     min_resource: int = setting(1, "epochs before a trial can be pruned", min=1)
-    reduction_factor: int = setting(3, "about one trial in so many passes each comparison", min=2, max=1_000)
-    heartbeat_interval: int = setting(10, "seconds between a trial's signs of life (--storage only)", min=1)
-    grace_period: int = setting(60, "seconds without one after which another machine takes a trial up", min=2)
-    # Replaced as a whole; utils/search/space.py checks what stands in it.
+    reduction_factor: int = setting(3, "about one trial in `reduction_factor` passes each comparison", min=2, max=1_000)
+    heartbeat_interval: int = setting(10, "seconds between the heartbeats of a running trial (--storage only)", min=1)
+    grace_period: int = setting(60, "seconds without a heartbeat after which a trial is replaced by a new one", min=2)
+    # Replaced as a whole; utils/search/space.py checks its content.
     search_space: dict[str, Any] = field(default_factory=_default_search_space, metadata={"help": "what is searched"})
 
 
