@@ -87,7 +87,9 @@ def main() -> None:
     """Check everything, open the study, work, write the report."""
     args = parse_arguments()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a search does not run with torchrun: start the command several times, the trials are shared")
+        raise UserError(
+            "a search does not run with torchrun; start the command several times instead, to share the trials"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     # errors that would stop every trial

@@ -262,7 +262,7 @@ def some_trial(number: int, value: float, state: TrialState = TrialState.COMPLET
     }
     return create_trial(
         state=state,
-        value=None if state == TrialState.FAIL else value,
+        value=None if state in (TrialState.FAIL, TrialState.RUNNING) else value,
         params=params,
         distributions=SPACE,
         intermediate_values={} if state == TrialState.FAIL else {0: value / 2, 1: value},
@@ -278,6 +278,10 @@ STUDIES = {
     "mixed": [
         some_trial(number, 0.3 + 0.01 * number, state)
         for number, state in enumerate([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL] * 4)
+    ]
+    + [
+        some_trial(12, 0.2, TrialState.RUNNING),
+        create_trial(state=TrialState.WAITING, params={}, distributions={}),
     ],
 }
 
@@ -293,7 +297,7 @@ def test_every_study_can_be_drawn_and_no_picture_is_blank(name: str) -> None:
         "equal": ALL - {"importance"},
         "mixed": ALL,
     }[name]
-    pictures, missing = draw(STUDIES[name], SPACE, BASELINE if name == "mixed" else None, "a $title$, $x^")
+    pictures, missing = draw(STUDIES[name], SPACE, BASELINE if name == "mixed" else None, "a $title^$")
     assert pictures.keys() == expected
     assert {text.partition(".png (from ")[0] for text in missing} == ALL - expected
     for picture in pictures.values():

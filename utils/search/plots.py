@@ -53,7 +53,7 @@ def draw_study(study: SharedStudy) -> list[str]:
         if name in pictures:
             atomic_write(path, lambda file, name=name: file.write(pictures[name]))
         else:
-            remove(path)  # of a study that was here before
+            remove(path)  # of an earlier study
     return missing
 
 
@@ -73,14 +73,14 @@ def draw(
         "slices": lambda: _slices(study, baseline, title),
     }
     pictures, missing = {}, []
-    with warnings.catch_warnings(), matplotlib.rc_context({"figure.constrained_layout.use": True}):
+    # Names of studies and data sets may hold "$", which must not start a formula.
+    settings = {"figure.constrained_layout.use": True, "text.parse_math": False}
+    with warnings.catch_warnings(), matplotlib.rc_context(settings):
         warnings.simplefilter("ignore")  # Optuna's, of experimental functions and Matplotlib's tight layout
         if baseline or any(trial.intermediate_values for trial in trials):
             pictures["intermediate"] = _png(_intermediate(trials, baseline, title))
         else:
             missing.append("intermediate.png (from the first epoch of a trial on)")
-        # Of a study's and a data set's name every letter is shown, and no formula is read into it.
-        matplotlib.rcParams["text.parse_math"] = False
         for name, make in drawings.items():
             has_enough = len(finished) >= MIN_FINISHED[name]
             if name == "importance":

@@ -24,7 +24,6 @@ from utils.search.samplers import make_pruner, make_sampler
 from utils.search.space import SearchSpace
 from utils.search.storage import JOURNAL, open_database, open_journal, storage_errors
 
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 FOLDER_ID = ".study_id"  # file in the study's folder; the study holds the id too
 
 # These may differ between the processes of a study; everything else makes trials comparable.
@@ -268,10 +267,6 @@ class SharedStudy:
 def replacements(trials: list[FrozenTrial]) -> dict[int, int]:
     """Trials that failed because their heartbeat stopped, and the trials that repeat their values, by number."""
     return {old: trial.number for trial in trials for old in trial.system_attrs.get("retry_history", [])}
-
-
-def ended(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.state in ENDED]
 
 
 def best_value(trial: FrozenTrial) -> float | None:

@@ -22,7 +22,7 @@ from utils.runtime.signals import take_signals
 from utils.search.samplers import PRUNED_AFTER
 from utils.search.space import override_texts
 from utils.search.storage import StorageError, storage_errors
-from utils.search.study import Claim, SharedStudy, best_value, ended
+from utils.search.study import Claim, SharedStudy, best_value
 from utils.training.metrics import Metrics
 
 NO_TEACHER = "distill.enable=false"
@@ -164,7 +164,7 @@ class Worker:
 
     def tidy(self) -> None:
         """Keep best.pth of the best trials only, and checkpoint_latest.pth of no trial that has ended."""
-        for rank, trial in enumerate(trials_by_rank(ended(self.study.trials()))):
+        for rank, trial in enumerate(trials_by_rank(self.study.trials())):
             folder = self.study.trial_folder(trial.number)
             remove(folder / "checkpoint_latest.pth")
             if rank >= self._keep:
@@ -236,9 +236,10 @@ def _is_machine_trouble(error: Exception) -> bool:
 
 
 def trials_by_rank(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that have ended, the best first: finished before pruned before failed ones."""
+    """The trials that have ended, the best first: finished before pruned before failed ones."""
     order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
-    return sorted(trials, key=lambda trial: (order[trial.state], -(best_value(trial) or 0.0), trial.number))
+    ended = [trial for trial in trials if trial.state in order]
+    return sorted(ended, key=lambda trial: (order[trial.state], -(best_value(trial) or 0.0), trial.number))
 
 
 def short(value: Any) -> str:
