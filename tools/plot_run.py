@@ -25,7 +25,7 @@ from utils.data.trips import TimeStatistics
 from utils.errors import UserError
 from utils.files.atomic import atomic_write
 from utils.generation.rollout import greedy_trips
-from utils.tracking.run import check_run_name
+from utils.tracking.run import check_run_name, curves_folder
 from utils.tracking.run_plot import Example, plot_run, read_validation_curves
 from utils.training.weights import load_model
 
@@ -51,7 +51,7 @@ def main() -> None:
     warn_of_unread(args.overrides, UNREAD)
     name = args.run_name or f"seed{args.seed}"
     check_run_name(args.dataset, name)
-    curves = read_validation_curves(Path("tensorboard_log") / args.dataset / name)
+    curves = read_validation_curves(curves_folder(args.dataset, name))
     best = Path("save") / args.dataset / name / "best.pth"
     if not best.exists():
         raise UserError(f"{best}: no such file (of a search, only the best trials keep theirs)")

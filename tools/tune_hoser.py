@@ -1,10 +1,10 @@
-"""Search for the settings of distillation. Running the same command again goes on, or joins in.
+"""Search for the best settings of distillation. Running the same command again continues the search, or joins it.
 
     uv run python tools/tune_hoser.py --dataset Demo --cuda 0 --n_trials 12
 
-What is searched stands in the configuration (optuna.search_space), and is judged by validation accuracy. Results:
+The configuration says what is searched (optuna.search_space); trials are ranked by validation accuracy. Results are in
 save/{dataset}/tune/{study_name}/. A baseline without a teacher is trained first. The command may run several times
-at once, with --storage on several machines; --n_trials is the number of trials of them all.
+at once, with --storage on several machines; --n_trials counts the trials of all of them.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from utils.data.dataset import find_folder
 from utils.errors import UserError
 from utils.runtime.device import choose_device
 from utils.search.preflight import check_data_and_teachers, digests_of_inputs
-from utils.search.results import StudyResults
+from utils.search.report import StudyReport
 from utils.search.samplers import check_sampler, make_pruner
 from utils.search.space import SearchSpace
 from utils.search.study import SharedStudy, best_trial
@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
         type=_count,
         default=20,
         metavar="N",
-        help="trials that the study has in the end, over all processes, the baseline not counted (default: 20)",
+        help="trials of the study, over all processes, not counting the baseline (default: 20)",
     )
     parser.add_argument(
         "--study_name", type=_folder_name, default="distill", metavar="NAME", help="name and folder (default: distill)"
@@ -78,19 +78,21 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="SEED",
-        help="in the end, train the best settings and the baseline with each of these seeds, and compare",
+        help="at the end, train the best settings with and without a teacher with each of these seeds, and compare",
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Check everything, open the study, work, write the results."""
+    """Check everything, open the study, work, write the report."""
     args = parse_arguments()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a search is not for torchrun: start the command several times instead, they share the trials")
+        raise UserError(
+            "a search does not run with torchrun; start the command several times instead, to share the trials"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    # whatever would stop every trial
+    # errors that would stop every trial
     find_folder(args.dataset, args.data_dir)
 
     def load(more: list[str]) -> Config:
@@ -116,28 +118,28 @@ def main() -> None:
         config_path=args.config,
     )
     worker = Worker(study, train, args.overrides, args.keep, inputs)
-    results = StudyResults(study, load, args.data_dir, args.cuda)
+    report = StudyReport(study, load, args.data_dir, args.cuda)
     if args.baseline:
         worker.baseline(wait=False)
     for _ in worker.trials(args.n_trials):
-        results.write()
+        report.write()
     if args.baseline:
         worker.baseline(wait=True)
     worker.tidy()
-    print(results.finish())
+    print(report.finish())
 
-    # what it comes to
+    # the best settings with other seeds
     trials = study.trials()
     best = best_trial(trials)
     if best is None:
-        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-        reason = f"; the last one: {failed[-1].user_attrs.get('error', 'no reason')}" if failed else ""
-        raise UserError(f"study '{study.name}': {len(failed)} of {len(trials)} trials failed and none finished{reason}")
+        errors = [trial.user_attrs.get("error", "no reason") for trial in trials if trial.state == TrialState.FAIL]
+        reason = f"; the last one: {errors[-1]}" if errors else ""
+        raise UserError(f"study '{study.name}': {len(errors)} of {len(trials)} trials failed and none finished{reason}")
     if args.final_seeds:
         seeds = list(dict.fromkeys(args.final_seeds))
-        print(results.finish_final(worker.final_runs(seeds, best.params)))
+        print(report.finish_final(worker.final_runs(seeds, best.params)))
         if best.params.get("distill.enable") is False:
-            print("the best settings have no teacher: both columns are the same training")
+            print("the best settings are without a teacher: both columns are the same training")
 
 
 def unread_keys(config: Config, space: SearchSpace, storage: str | None) -> dict[str, str]:
@@ -163,7 +165,7 @@ def _count(text: str) -> int:
 
 def _url(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("found nothing, expected a URL (is a variable of the shell empty?)")
+        raise argparse.ArgumentTypeError("found nothing, expected a URL (is a shell variable empty?)")
     return text
 
 
@@ -174,4 +176,4 @@ def _folder_name(text: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command_line(main, kept="the study is kept; run the same command again to go on")
+    run_command_line(main, kept="the study is kept; run the same command again to continue")

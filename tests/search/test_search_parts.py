@@ -1,8 +1,8 @@
-"""What a search may vary, when it gives a trial up, how its journal survives, and pictures of any study."""
+"""What a search may vary, which trials it prunes, how its journal survives, and pictures of any study."""
 
+import io
 import os
 import signal
-from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,19 @@ from typing import Any
 import optuna
 import pytest
 from helpers import error_of
+from matplotlib.image import imread
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from utils.config import Config, load_config
 from utils.config_sections import OptunaConfig
-from utils.search.plots import PICTURES, StudyView, importances
-from utils.search.report import FinalComparison, column_names
+from utils.search.plots import draw
+from utils.search.report import column_names, final_lines, format_final
 from utils.search.samplers import PRUNED_AFTER, EpochHyperband, check_sampler, make_sampler
 from utils.search.space import SearchSpace, override_texts
-from utils.search.storage import Journal, open_journal
-from utils.search.worker import RunFigures
+from utils.search.storage import Journal, open_database, open_journal
+from utils.search.worker import RunMetrics
+from utils.tracking.run import curves_folder
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -86,7 +88,7 @@ def test_any_key_of_training_can_be_searched(key: str, entry: dict[str, Any], ex
         ({"distill.window": {"low": 2.5, "high": 4}}, "found 2.5 (a number), expected a whole number"),
         ({"distill.window": {"low": 2, "high": 4, "step": 0.5}}, "expected a whole number above 0"),
         ({"distill.window": {"choices": []}}, "choices: found [], expected a list of values"),
-        ({"distill.window": {"choices": [2, 2]}}, "choices: a value stands twice"),
+        ({"distill.window": {"choices": [2, 2]}}, "choices: a value occurs twice"),
         ({"distill.window": {"choices": [0]}}, "found 0, expected at least 1"),
         ({"distill.steps": {"low": 1, "high": 2}}, "expected {choices: [...]} (its values are no numbers)"),
         ({"distill.steps": {"choices": ["some"]}}, "expected one of all, last"),
@@ -116,7 +118,7 @@ def test_searching_distillation_that_is_off_is_an_error() -> None:
     assert "distill.lambda: has no effect while distill.enable is false" in text
 
 
-def test_values_come_to_the_configuration_to_the_last_digit() -> None:
+def test_values_reach_the_configuration_to_the_last_digit() -> None:
     values = {"distill.lambda": 0.1 + 0.2, "optimizer_config.learning_rate": 1e-07, "distill.steps": "last"}
     config = load_config("Mini", None, override_texts({**values, "distill.enable": False}))
     assert (config.distill.lambda_, config.optimizer_config.learning_rate) == (0.1 + 0.2, 1e-07)
@@ -194,7 +196,7 @@ def _die_with_the_lock(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_killed_in_the_middle_of_writing_does_not_hold_others_up(tmp_path: Path) -> None:
+def test_a_process_killed_in_the_middle_of_writing_does_not_block_others(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s", storage=open_journal(tmp_path))
     victim = get_context("fork").Process(target=_die_with_the_lock, args=(tmp_path / "study.journal",))
     victim.start()
@@ -210,7 +212,33 @@ def test_a_damaged_journal_is_an_error(tmp_path: Path) -> None:
     optuna.create_study(study_name="s", storage=open_journal(tmp_path))
     path = tmp_path / "study.journal"
     path.write_bytes(b"nonsense\n" + path.read_bytes())
-    assert "no journal of a study, or damaged" in error_of(open_journal, tmp_path)
+    assert "not the journal of a study, or damaged" in error_of(open_journal, tmp_path)
+
+
+# A database ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "interval", "message"),
+    [
+        ("nonsense", 1, "--storage: found no database URL"),
+        ("sqlite:////nowhere/at/all.db", 1, "cannot be opened"),
+        ("sqlite://", 1, "--storage sqlite://: is a database in memory, expected a file"),
+        ("nobody://host/database", 1, "no driver for this kind of database"),
+        ("sqlite:///x.db", 2, "grace_period: found 3, expected at least 3 times optuna.heartbeat_interval = 2"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_an_error(url: str, interval: int, message: str) -> None:
+    assert message in error_of(open_database, url, OptunaConfig(heartbeat_interval=interval, grace_period=3))
+
+
+def test_curves_of_a_search_have_a_folder_beside_the_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert curves_folder("Demo", "seed0") == Path("tensorboard_log/Demo/seed0")
+    assert curves_folder("Demo", "tune/s/trial_0") == Path("tensorboard_log/Demo_tune/s/trial_0")
+    earlier = Path("tensorboard_log/Demo/tune/s/trial_0")  # of version 1
+    earlier.mkdir(parents=True)
+    assert curves_folder("Demo", "tune/s/trial_0") == earlier
 
 
 # Pictures and tables -------------------------------------------------------------------------------------------
@@ -221,7 +249,8 @@ SPACE = {
     "distill.steps": CategoricalDistribution(["all", "last"]),
     "distill.temperature": FloatDistribution(2.0, 2.0),
 }
-BASELINE = RunFigures(0.5, 1, 0.5, [0.5])
+BASELINE = RunMetrics(0.5, 1, 0.5, [0.5])
+ALL = {"history", "intermediate", "importance", "parallel_coordinates", "slices"}
 
 
 def some_trial(number: int, value: float, state: TrialState = TrialState.COMPLETE) -> optuna.trial.FrozenTrial:
@@ -233,7 +262,7 @@ def some_trial(number: int, value: float, state: TrialState = TrialState.COMPLET
     }
     return create_trial(
         state=state,
-        value=None if state == TrialState.FAIL else value,
+        value=None if state in (TrialState.FAIL, TrialState.RUNNING) else value,
         params=params,
         distributions=SPACE,
         intermediate_values={} if state == TrialState.FAIL else {0: value / 2, 1: value},
@@ -249,19 +278,31 @@ STUDIES = {
     "mixed": [
         some_trial(number, 0.3 + 0.01 * number, state)
         for number, state in enumerate([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL] * 4)
+    ]
+    + [
+        some_trial(12, 0.2, TrialState.RUNNING),
+        create_trial(state=TrialState.WAITING, params={}, distributions={}),
     ],
 }
 
 
-@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES.keys())
-@pytest.mark.parametrize("trials", STUDIES.values(), ids=STUDIES.keys())
-@pytest.mark.parametrize("baseline", [None, BASELINE], ids=["alone", "with baseline"])
+@pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.filterwarnings("error")
-def test_every_study_can_be_drawn(draw: Callable[[StudyView], bytes], trials: list, baseline: Any) -> None:
-    study = optuna.create_study(direction="maximize")
-    study.add_trials(trials)
-    view = StudyView("title", study.trials, baseline, column_names(list(SPACE)), SPACE, importances(study))
-    assert draw(view).startswith(b"\x89PNG")
+def test_every_study_can_be_drawn_and_no_picture_is_blank(name: str) -> None:
+    expected = {
+        "empty": set(),
+        "one": {"intermediate"},
+        "failed": set(),
+        "pruned": {"intermediate"},
+        "equal": ALL - {"importance"},
+        "mixed": ALL,
+    }[name]
+    pictures, missing = draw(STUDIES[name], SPACE, BASELINE if name == "mixed" else None, "a $title^$")
+    assert pictures.keys() == expected
+    assert {text.partition(".png (from ")[0] for text in missing} == ALL - expected
+    for picture in pictures.values():
+        pixels = imread(io.BytesIO(picture))[..., :3]
+        assert pixels.shape[1] < 1300 and pixels.std() > 0.03
 
 
 def test_keys_of_one_name_are_told_apart() -> None:
@@ -269,17 +310,14 @@ def test_keys_of_one_name_are_told_apart() -> None:
     assert list(column_names(keys).values()) == ["lambda", *keys[1:]]
 
 
-def test_mean_and_deviation_of_the_final_runs(tmp_path: Path) -> None:
-    def figures(value: float) -> RunFigures:
-        return RunFigures(value, 1, value, [value])
-
+def test_mean_and_deviation_of_the_final_runs() -> None:
     runs = {("vanilla", 1): 0.5, ("distill", 1): 0.6, ("vanilla", 2): 0.5, ("distill", 2): 0.8}
-    comparison = FinalComparison({key: figures(value) for key, value in runs.items()})
-    assert comparison.seeds == [1, 2]
-    assert comparison.differences("test") == pytest.approx([0.1, 0.3])
+    metrics = {key: RunMetrics(value, 1, value, [value]) for key, value in runs.items()}
+    heading, *rows = final_lines(metrics)
+    assert [row[0] for row in rows] == [1, 2, "mean", "deviation"]
+    assert [row[heading.index("difference_test")] for row in rows[:3]] == pytest.approx([0.1, 0.3, 0.2])
     text = "test: distillation changes the accuracy by +0.2000, standard deviation 0.1414 over 2 seeds"
-    assert text in comparison.format()
-    single = FinalComparison({key: item for key, item in comparison.figures.items() if key[1] == 1})
-    assert "test: distillation changes the accuracy by +0.1000 (one seed: no deviation)" in single.format()
-    single.write(tmp_path / "final.csv")
-    assert (tmp_path / "final.csv").read_text().splitlines()[-1] == "deviation,,,,,,"
+    assert text in format_final([heading, *rows])
+    single = final_lines({key: item for key, item in metrics.items() if key[1] == 1})
+    assert single[-1] == ["deviation", *[None] * 6]
+    assert "test: distillation changes the accuracy by +0.1000 (one seed: no deviation)" in format_final(single)

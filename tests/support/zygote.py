@@ -18,6 +18,7 @@ LIBRARIES = (
     "kahip",
     "loguru",
     "matplotlib.backends.backend_agg",
+    "matplotlib.pyplot",
     "optuna",
     "optuna.importance",
     "scipy.sparse.csgraph",

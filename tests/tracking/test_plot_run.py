@@ -56,10 +56,10 @@ def test_every_kind_of_run_has_a_picture(arguments: list[str], trained: Path, tm
         (
             ["--seed", "7"],
             "tensorboard_log/Mini/seed7: no validation of HOSER in it (no TensorBoard events); runs that have been "
-            "trained: seed0, seed0_distill, seed0_nodistill, tune/study/trial_0",
+            "trained: seed0, seed0_distill, seed0_nodistill",
         ),
         (["--run_name", "../elsewhere"], "run name '../elsewhere': expected a path below save/Mini/"),
-        (["--run_name", "tune/study/trial_9"], "tensorboard_log/Mini/tune/study/trial_9: no validation of HOSER in it"),
+        (["--run_name", "tune/study/trial_9"], "tensorboard_log/Mini_tune/study/trial_9: no validation of HOSER in it"),
     ],
 )
 def test_a_run_that_is_not_there_is_one_line(arguments: list[str], message: str, trained: Path) -> None:

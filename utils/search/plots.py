@@ -1,414 +1,252 @@
-"""Pictures of a study: history, curves, importance, parallel coordinates, slices."""
-
-from __future__ import annotations
+"""Pictures of a study: Optuna's own, and one of the trials' validation curves."""
 
 import io
-import math
-import os
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import matplotlib
 import numpy as np
 import optuna
-from matplotlib import colormaps
+import optuna.visualization.matplotlib as optuna_plots
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
-from optuna.distributions import CategoricalDistribution
+from matplotlib.ticker import FixedFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from utils.files.atomic import atomic_write
+from utils.files.atomic import atomic_write, remove
 from utils.search.report import column_names
-from utils.search.study import SharedStudy, best_trial, best_value
-from utils.search.worker import RunFigures, short
+from utils.search.study import SharedStudy, best_trial
+from utils.search.worker import RunMetrics
 
-FINISHED, PRUNED, FAILED = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
-BLUE, GREY, RED, GREEN = "#2166ac", "#9a9a9a", "#b2182b", "#1b7837"
-SHADES = "viridis_r"  # from pale (low) to dark (high)
-MIN_FOR_IMPORTANCE = 4
-TITLE_PT = 11
-TITLE_LETTERS_PER_INCH = 10  # of a title in that size, at least
-CHOICE_LETTERS = 14  # of a choice beside an axis
+matplotlib.use("Agg")  # no window, on a desktop either
 
-
-@dataclass(frozen=True)
-class StudyView:
-    """What the pictures show."""
-
-    title: str
-    trials: list[FrozenTrial]
-    baseline: RunFigures | None
-    names: dict[str, str]  # key -> short name
-    distributions: dict[str, optuna.distributions.BaseDistribution]
-    importances: dict[str, float]  # by key; empty: too few trials
-
-    @property
-    def valued(self) -> list[FrozenTrial]:
-        """Trials that have ended with a value."""
-        return [t for t in self.trials if t.state in (FINISHED, PRUNED) and best_value(t) is not None]
-
-    def of(self, state: TrialState) -> list[FrozenTrial]:
-        """Those of them in one state."""
-        return [trial for trial in self.valued if trial.state == state]
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Of an accuracy axis: finished trials set it, as pruned ones are far below after their few epochs."""
-        values = [t.value for t in self.of(FINISHED)] or [best_value(t) for t in self.valued]
-        values += [self.baseline.val_acc] if self.baseline else []
-        low, high = min(values, default=0.0), max(values, default=1.0)
-        margin = 0.08 * (high - low) or 0.005
-        return low - 2 * margin, high + margin
-
-    def shown(self, trials: list[FrozenTrial]) -> list[float]:
-        """Values of trials on that axis; those below it lie on its edge."""
-        low = self.limits[0]
-        return [max(best_value(trial), low) for trial in trials]
+ACCURACY = "validation accuracy"
+BLUE, GREY, RED, GREEN = "#2166ac", "#8c8c8c", "#b2182b", "#1b7837"
+STYLES: dict[str, dict[str, Any]] = {
+    "pruned": {"color": GREY, "linewidth": 1.0},
+    "failed": {"color": RED, "linewidth": 1.0},
+    "running": {"color": GREEN, "linewidth": 1.0, "linestyle": ":"},
+    "finished": {"color": BLUE, "linewidth": 1.0, "alpha": 0.45},
+    "best": {"color": BLUE, "linewidth": 2.4, "zorder": 3},
+}
+KINDS = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed", TrialState.COMPLETE: "finished"}
+# Finished trials below which a picture shows nothing; the curves need one reported epoch.
+MIN_FINISHED = {"history": 2, "importance": 4, "parallel_coordinates": 2, "slices": 2}
 
 
-def draw_study(study: SharedStudy) -> None:
-    """Write the five pictures into the study's folder."""
-    trials, baseline = study.trials(), study.noted("baseline")
-    view = StudyView(
-        f"{study.dataset}, study '{study.name}'",
-        trials,
-        RunFigures(**baseline) if baseline else None,
-        column_names(list(study.space.distributions)),
+def draw_study(study: SharedStudy) -> list[str]:
+    """Write the pictures into the study's folder; for those that cannot be drawn yet, what they need."""
+    baseline = study.noted("baseline")
+    pictures, missing = draw(
+        study.trials(),
         study.space.distributions,
-        importances(study.study),
+        RunMetrics(**baseline) if baseline else None,
+        f"{study.dataset}, study '{study.name}'",
     )
-    for name, draw in PICTURES.items():
-        picture = draw(view)
-        atomic_write(study.folder / f"{name}.png", lambda file, picture=picture: file.write(picture))
+    for name in (*MIN_FINISHED, "intermediate"):
+        path = study.folder / f"{name}.png"
+        if name in pictures:
+            atomic_write(path, lambda file, name=name: file.write(pictures[name]))
+        else:
+            remove(path)  # of an earlier study
+    return missing
 
 
-def importances(study: optuna.Study) -> dict[str, float]:
-    """How much of the difference between good and other trials each key explains (PED-ANOVA), largest first."""
-    finished = study.get_trials(deepcopy=False, states=(FINISHED,))
-    if len(finished) < MIN_FOR_IMPORTANCE or len({trial.value for trial in finished}) < 2:
-        return {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError):
-        return {}  # keys whose values were always the same
-    return found if all(math.isfinite(value) for value in found.values()) else {}
-
-
-def history(view: StudyView) -> bytes:
-    """The value of each trial, the best so far, and the baseline."""
-    figure, axes = _figure(view, "validation accuracy of each trial")
-    finished, pruned = view.of(FINISHED), view.of(PRUNED)
-    failed = [t for t in view.trials if t.state == FAILED]
-    if finished:
-        best = np.maximum.accumulate([t.value for t in finished])
-        numbers = [t.number for t in finished]
-        last = max(t.number for t in view.trials)
-        axes.step([*numbers, last], [*best, best[-1]], where="post", color=BLUE, linewidth=1.2, label="best so far")
-        axes.plot(numbers, [t.value for t in finished], "o", color=BLUE, label="finished")
-    edge = {"clip_on": False, "linestyle": "none", "markersize": 7}
-    if pruned:
-        numbers, values = [t.number for t in pruned], view.shown(pruned)
-        axes.plot(numbers, values, marker="x", color=GREY, label="pruned (at the edge: below)", **edge)
-    _baseline_line(axes, view)
-    if failed:
-        numbers = [t.number for t in failed]
-        axes.plot(numbers, [view.limits[0]] * len(failed), marker="v", color=RED, label="failed", **edge)
-    axes.set_ylim(view.limits)
-    axes.set(xlabel="trial", ylabel="validation accuracy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _png(figure, axes, bool(view.trials or view.baseline))
-
-
-def intermediate(view: StudyView) -> bytes:
-    """The curve of each trial; pruned ones end in a cross."""
-    figure, axes = _figure(view, "validation accuracy by epoch")
-    best = best_trial(view.trials)
-    styles: dict[str, dict[str, Any]] = {
-        "pruned": {"color": GREY, "alpha": 0.8, "linewidth": 1.0},
-        "failed": {"color": RED, "alpha": 0.8, "linewidth": 1.0},
-        "running": {"color": GREEN, "alpha": 0.8, "linewidth": 1.0, "linestyle": ":"},
-        "finished": {"color": BLUE, "alpha": 0.35, "linewidth": 1.0},
-        "best": {"color": BLUE, "linewidth": 2.2},
+def draw(
+    trials: list[FrozenTrial],
+    distributions: Mapping[str, optuna.distributions.BaseDistribution],
+    baseline: RunMetrics | None,
+    title: str,
+) -> tuple[dict[str, bytes], list[str]]:
+    """PNG files by name, and for each picture that cannot be drawn yet a text that says what it needs."""
+    study = _with_short_names(trials, column_names(list(distributions)))
+    finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    drawings: dict[str, Callable[[], Figure]] = {
+        "history": lambda: _history(study, baseline, title),
+        "importance": lambda: _importance(study, title, len(finished)),
+        "parallel_coordinates": lambda: _parallel_coordinates(study, title),
+        "slices": lambda: _slices(study, baseline, title),
     }
-    kinds = {PRUNED: "pruned", FAILED: "failed", FINISHED: "finished"}
-    seen = set()
-    for trial in view.trials:
+    pictures, missing = {}, []
+    # Names of studies and data sets may hold "$", which must not start a formula.
+    settings = {"figure.constrained_layout.use": True, "text.parse_math": False}
+    with warnings.catch_warnings(), matplotlib.rc_context(settings):
+        warnings.simplefilter("ignore")  # Optuna's, of experimental functions and Matplotlib's tight layout
+        if baseline or any(trial.intermediate_values for trial in trials):
+            pictures["intermediate"] = _png(_intermediate(trials, baseline, title))
+        else:
+            missing.append("intermediate.png (from the first epoch of a trial on)")
+        for name, make in drawings.items():
+            has_enough = len(finished) >= MIN_FINISHED[name]
+            if name == "importance":
+                has_enough &= len({trial.value for trial in finished}) > 1 and bool(_varied(finished))
+            if has_enough:
+                pictures[name] = _png(make())
+            else:
+                different = " of different accuracy" * (name == "importance")
+                missing.append(f"{name}.png (from {MIN_FINISHED[name]} finished trials{different} on)")
+    return pictures, missing
+
+
+def _with_short_names(trials: list[FrozenTrial], names: Mapping[str, str]) -> optuna.Study:
+    """A copy of the trials in memory whose parameters have the names that the pictures show."""
+    study = optuna.create_study(direction="maximize")
+    for trial in trials:
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                value=trial.value,
+                params={names.get(key, key): value for key, value in trial.params.items()},
+                distributions={names.get(key, key): value for key, value in trial.distributions.items()},
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+    return study
+
+
+def _varied(finished: list[FrozenTrial]) -> list[str]:
+    """Parameters that had more than one value."""
+    keys = dict.fromkeys(key for trial in finished for key in trial.params)
+    return [key for key in keys if len({trial.params.get(key) for trial in finished}) > 1]
+
+
+def _intermediate(trials: list[FrozenTrial], baseline: RunMetrics | None, title: str) -> Figure:
+    """The curve of each trial; pruned and failed ones end in a cross."""
+    figure, axes = plt.subplots(figsize=(8.5, 4.6))
+    best, labelled = best_trial(trials), set()
+    for trial in trials:
         if not trial.intermediate_values:
             continue
-        kind = "best" if best and trial.number == best.number else kinds.get(trial.state, "running")
+        kind = KINDS.get(trial.state, "running")
+        label = {"pruned": "pruned (cross: its last epoch)", "failed": "failed (cross: its last epoch)"}.get(kind, kind)
+        if best and trial.number == best.number:
+            kind, label = "best", f"best: trial {trial.number}"
         epochs = [step + 1 for step in sorted(trial.intermediate_values)]
         values = [trial.intermediate_values[epoch - 1] for epoch in epochs]
-        text = f"best: trial {trial.number}" if kind == "best" else kind
-        label = text if kind not in seen else None
-        seen.add(kind)
-        # One epoch is no line: a small dot shows where a trial began.
-        axes.plot(
-            epochs, values, label=label, zorder=3 if kind == "best" else 2, marker=".", markersize=3, **styles[kind]
-        )
-        if kind in ("pruned", "failed"):
-            axes.plot(epochs[-1], values[-1], "x", color=styles[kind]["color"], markersize=6)
-    if view.baseline:
-        curve = view.baseline.curve
-        axes.plot(range(1, len(curve) + 1), curve, "--", color="black", linewidth=1.4, label="baseline (no teacher)")
-        seen.add("baseline")
-    axes.set(xlabel="epoch", ylabel="validation accuracy")
+        marks = {"marker": "x", "markersize": 6, "markevery": [-1]} if kind in ("pruned", "failed") else {"marker": "."}
+        axes.plot(epochs, values, label=None if kind in labelled else label, **STYLES[kind], **marks)
+        labelled.add(kind)
+    if baseline:
+        epochs = range(1, len(baseline.curve) + 1)
+        axes.plot(epochs, baseline.curve, "--", color="black", linewidth=1.6, label="baseline (no teacher)")
+    axes.set_title(_wrapped(f"{title}: {ACCURACY} after each epoch, all trials", figure))
+    axes.set(xlabel="epoch", ylabel=ACCURACY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _png(figure, axes, bool(seen))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="best", framealpha=0.9)
+    return figure
 
 
-def importance(view: StudyView) -> bytes:
-    """A bar for each key."""
-    finished = len(view.of(FINISHED))
-    figure, axes = _figure(view, f"what the accuracy depends on (PED-ANOVA of {finished} finished trials)")
-    shares = view.importances
-    keys = list(shares)[::-1]
-    axes.barh([view.names.get(key, key) for key in keys], [shares[key] for key in keys], color=BLUE, height=0.6)
-    for place, key in enumerate(keys):
-        axes.text(shares[key], place, f" {shares[key]:.2f}", va="center")
-    axes.set(xlabel="share of the explained differences", xlim=(0, max([1.0, *shares.values()]) * 1.08))
-    axes.grid(axis="y", visible=False)
-    message = f"needs {MIN_FOR_IMPORTANCE} finished trials or more, of different accuracy"
-    return _png(figure, axes, bool(shares), message, legend=False)
+def _history(study: optuna.Study, baseline: RunMetrics | None, title: str) -> Figure:
+    axes = optuna_plots.plot_optimization_history(study, target_name=ACCURACY)
+    figure = _resized(axes, 8.5, 4.6)
+    axes.collections[0].set_label("finished trial")
+    axes.lines[0].set_label("best so far")
+    _baseline_line(axes, baseline)
+    axes.set_title(_wrapped(f"{title}: {ACCURACY} of finished trials", figure))
+    axes.set_xlabel("trial")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="best")
+    return figure
 
 
-def parallel_coordinates(view: StudyView) -> bytes:
-    """A line for each finished trial through its values to its accuracy, and a grey one for each pruned one."""
-    width = 2.2 + 1.9 * len(view.distributions)
-    figure, axes = _figure(view, "values of finished trials (grey: pruned)", width)
-    finished = sorted(view.of(FINISHED), key=best_value)
-    scales = [_Scale.of(key, view) for key in view.distributions]
-    for trial in view.of(PRUNED):
-        heights = [scale.height(trial.params.get(scale.key)) for scale in scales]
-        axes.plot(range(len(heights)), heights, color=GREY, linestyle="--", linewidth=0.8, alpha=0.7)
-    norm = Normalize(*_limits([t.value for t in finished]))
-    for trial in finished:
-        share = float(norm(trial.value))
-        heights = [*(scale.height(trial.params.get(scale.key)) for scale in scales), share]
-        axes.plot(range(len(heights)), heights, color=_shade(share), linewidth=1.8)
-    for place, scale in enumerate(scales):
-        _draw_scale(axes, place, [(scale.height(value), text) for value, text in scale.labelled_marks()])
-    ticks = [tick for tick in _ticks(norm.vmin, norm.vmax) if finished]
-    _draw_scale(axes, len(scales), [(float(norm(tick)), f"{tick:.4g}") for tick in ticks])
-    names = [*(scale.title for scale in scales), "accuracy"]
-    axes.set_xticks(range(len(names)), names)
-    axes.set(xlim=(-0.3, len(names) - 0.55), ylim=(-0.05, 1.05), yticks=[])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(axis="x", length=0)
-    return _png(figure, axes, bool(view.valued), legend=False)
+def _importance(study: optuna.Study, title: str, finished: int) -> Figure:
+    axes = optuna_plots.plot_param_importances(study)
+    figure = _resized(axes, 8.5, 1.8 + 0.5 * len(axes.get_yticks()))
+    text = f"{title}: share of the differences in accuracy that each setting explains ({finished} finished trials)"
+    axes.set_title("", loc="left")
+    axes.set_title(_wrapped(text, figure))
+    axes.set(xlabel="importance (PED-ANOVA)", ylabel="")
+    axes.get_legend().remove()
+    return figure
 
 
-def slices(view: StudyView) -> bytes:
-    """Accuracy over each key."""
-    keys = list(view.distributions)
-    columns = min(len(keys), 3)
-    rows = math.ceil(len(keys) / columns)
-    figure = Figure(figsize=(1.2 + 3.1 * columns, 0.9 + 2.8 * rows), dpi=110, layout="constrained")
-    title = f"{view.title}: accuracy by value (dashed: baseline; crosses: pruned, at the edge: below)"
-    figure.suptitle(_wrapped(title, figure), fontsize=TITLE_PT)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    trials = view.valued
-    numbers = [t.number for t in trials]
-    norm = Normalize(0, max([1, *numbers]))
-    for axes, key in zip(grid, keys, strict=False):
-        scale = _Scale.of(key, view)
-        for state, marker, size in ((PRUNED, "x", 24), (FINISHED, "o", 30)):
-            own = [t for t in view.of(state) if key in t.params]
-            places = [scale.place(t.params[key]) for t in own]
-            colors = [_shade(norm(t.number)) for t in own]
-            if own:
-                axes.scatter(places, view.shown(own), c=colors, marker=marker, s=size, linewidths=1.2, clip_on=False)
-        scale.set_axis(axes)
-        _baseline_line(axes, view)
-        axes.set(xlabel=scale.title, ylim=view.limits)
-        _plain(axes)
-    for axes in grid[len(keys) :]:
-        axes.set_visible(False)
-    for row in range(rows):
-        grid[row * columns].set_ylabel("validation accuracy")
-    if trials:
-        bar = figure.colorbar(ScalarMappable(norm, SHADES), ax=list(grid), label="trial (later is darker)", pad=0.01)
-        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    else:
-        grid[0].text(0.5, 0.5, "no trial has ended with a value yet", ha="center", transform=grid[0].transAxes)
-    return _bytes(figure)
+def _parallel_coordinates(study: optuna.Study, title: str) -> Figure:
+    axes = optuna_plots.plot_parallel_coordinate(study, target_name=ACCURACY)
+    figure = _resized(axes, max(8.5, 1.7 * len(axes.get_xticks())), 4.8)
+    axes.set_title("")
+    figure.suptitle(_wrapped(f"{title}: settings of finished trials (colour: {ACCURACY})", figure))
+    axes.tick_params(axis="x", labelrotation=0)
+    axes.collections[0].set_cmap("viridis_r")  # Optuna's own begins with white
+    for each in figure.axes:
+        each.grid(visible=False)
+        if each.get_yscale() == "log":
+            _label_decades(each.yaxis, *each.get_ylim())
+        if isinstance(each.yaxis.get_major_formatter(), FixedFormatter):  # choices
+            each.set_yticklabels([_in_lines(label.get_text()) for label in each.get_yticklabels()])
+        for label in each.get_yticklabels():
+            label.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.8})
+    return figure
 
 
-PICTURES: dict[str, Callable[[StudyView], bytes]] = {
-    "history": history,
-    "intermediate": intermediate,
-    "importance": importance,
-    "parallel_coordinates": parallel_coordinates,
-    "slices": slices,
-}
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """One key's axis: linear, logarithmic, or one place for each choice."""
-
-    key: str
-    title: str
-    low: float
-    high: float
-    log: bool
-    choices: tuple[Any, ...] = ()
-
-    @classmethod
-    def of(cls, key: str, view: StudyView) -> _Scale:
-        found = view.distributions[key]
-        if isinstance(found, CategoricalDistribution):
-            return cls(key, view.names[key], 0, len(found.choices) - 1, False, tuple(found.choices))
-        return cls(key, view.names[key] + (" (log)" if found.log else ""), found.low, found.high, found.log)
-
-    def place(self, value: Any) -> float:
-        """Where a value lies on the axis, before the logarithm."""
-        return self.choices.index(value) if self.choices else value
-
-    def height(self, value: Any) -> float:
-        """Where a value lies from 0 to 1; NaN, which draws nothing, for a key that a trial lacks."""
-        if value is None and None not in self.choices:
-            return math.nan
-        low, high, place = self.low, self.high, self.place(value)
-        if self.log:
-            low, high, place = math.log(low), math.log(high), math.log(place)
-        return 0.5 if high == low else (place - low) / (high - low)
-
-    def marks(self) -> list[Any]:
-        """Values to write beside the axis."""
-        if self.choices:
-            return list(self.choices)
-        if self.high == self.low:
-            return [self.low]
-        if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            marks = [factor * 10.0**decade for decade in decades for factor in (1, 3)]
-            if isinstance(self.low, int):
-                marks = [int(mark) for mark in marks if mark >= 1]
-            inner = [mark for mark in marks if self.low * 1.05 < mark < self.high / 1.05]
-            return [self.low, *(inner if len(inner) < 9 else inner[::2]), self.high]
-        whole = isinstance(self.low, int)
-        return [int(mark) if whole else mark for mark in _ticks(self.low, self.high, whole)]
-
-    def labelled_marks(self) -> list[tuple[Any, str]]:
-        """The same with their texts."""
-        if self.choices:
-            return list(zip(self.choices, _choice_texts(self.choices), strict=True))
-        return [(mark, short(mark)) for mark in self.marks()]
-
-    def set_axis(self, axes: Axes) -> None:
-        """Scale, limits and marks of an x axis."""
-        if self.choices:
-            texts = _choice_texts(self.choices)
-            axes.set_xticks(range(len(self.choices)), texts)
-            if sum(map(len, texts)) > CHOICE_LETTERS:
-                axes.tick_params(axis="x", labelrotation=20)
-            axes.set_xlim(-0.5, len(self.choices) - 0.5)
-        elif self.log:
-            axes.set_xscale("log")
-            axes.set_xlim(self.low / 1.15, self.high * 1.15)
-            marks = self.marks()
-            if len(marks) > 4:  # few fit below a narrow picture
-                marks = [marks[0], *marks[2:-2:2], marks[-1]]
-            axes.set_xticks(marks, [short(mark) for mark in marks])
-            axes.xaxis.set_minor_formatter(NullFormatter())
+def _slices(study: optuna.Study, baseline: RunMetrics | None, title: str) -> Figure:
+    grid = np.atleast_1d(optuna_plots.plot_slice(study, target_name=ACCURACY))
+    figure = _resized(grid[0], max(8.5, 1.9 * len(grid)), 4.4)
+    grid[0].set_title("")
+    text = f"{title}: {ACCURACY} of finished trials by setting" + " (dashed: baseline)" * bool(baseline)
+    figure.suptitle(_wrapped(text, figure))
+    finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    for axes in grid:
+        _baseline_line(axes, baseline)
+        key = axes.get_xlabel()
+        kind = next(trial.distributions[key] for trial in finished if key in trial.distributions)
+        if isinstance(kind, CategoricalDistribution):
+            used = [choice for choice in kind.choices if any(t.params.get(key, ...) == choice for t in finished)]
+            axes.set_xticks(range(len(used)), [_in_lines(str(choice)) for choice in used])
+            axes.set_xlim(-0.5, len(used) - 0.5)
+            axes.tick_params(axis="x", labelrotation=90 if any(len(str(choice)) > 6 for choice in used) else 0)
+        elif axes.get_xscale() == "log":
+            _label_decades(axes.xaxis, *axes.get_xlim())
+            axes.tick_params(axis="x", labelrotation=45)
         else:
-            margin = 0.05 * (self.high - self.low) or 0.5
-            axes.set_xlim(self.low - margin, self.high + margin)
-            axes.set_xticks(_ticks(self.low, self.high, isinstance(self.low, int)))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=isinstance(kind, IntDistribution), steps=[1, 2, 5, 10]))
+    bar = figure.axes[-1]
+    bar.set_ylabel("trial")
+    bar.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
-def _figure(view: StudyView, what: str, width: float = 8.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 4.4), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(_wrapped(f"{view.title}: {what}", figure), fontsize=TITLE_PT)
-    _plain(axes)
-    return figure, axes
+def _baseline_line(axes: Axes, baseline: RunMetrics | None) -> None:
+    if baseline:
+        axes.axhline(
+            baseline.val_acc, color="black", linestyle="--", linewidth=1.4, zorder=1, label="baseline (no teacher)"
+        )
+
+
+def _label_decades(axis: Axis, low: float, high: float) -> None:
+    """A few plain numbers along a logarithmic axis, however wide it is."""
+    subs = (1, 2, 5) if high < 30 * low else (1, 3) if high < 3000 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _in_lines(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 16))
+
+
+def _resized(axes: Axes, width: float, height: float) -> Figure:
+    """The figure of a picture of Optuna's, with a size in inches, and space for all its texts."""
+    figure = axes.figure
+    figure.set_size_inches(width, height)
+    figure.set_layout_engine("constrained")
+    return figure
 
 
 def _wrapped(text: str, figure: Figure) -> str:
-    """A title in as many lines as it needs, and without a meaning to Matplotlib."""
-    letters = int(figure.get_size_inches()[0] * TITLE_LETTERS_PER_INCH)
-    return "\n".join(_literal(line) for line in textwrap.wrap(text, letters))
+    """A title in as many lines as it needs, at about 10 letters an inch."""
+    return "\n".join(textwrap.wrap(text, int(figure.get_size_inches()[0] * 10)))
 
 
-def _literal(text: str) -> str:
-    return text.replace("$", r"\$")
-
-
-def _choice_texts(choices: Sequence[Any]) -> list[str]:
-    """Short texts of choices; of long ones, such as paths, without what all have in common."""
-    texts = [str(choice) or '""' for choice in choices]
-    if len(texts) > 1 and max(map(len, texts)) > CHOICE_LETTERS:
-        # letter by letter, not folder by folder as commonpath would
-        common = len(os.path.commonprefix(texts))  # noqa: RUF071
-        texts = [text if common < 2 else f"…{text[common:]}" for text in texts]
-    short_texts = [text if len(text) <= CHOICE_LETTERS else f"{text[: CHOICE_LETTERS - 1]}…" for text in texts]
-    if len(set(short_texts)) < len(texts):
-        short_texts = [f"{place}: {text[: CHOICE_LETTERS - 4]}…" for place, text in enumerate(texts, start=1)]
-    return [_literal(text) for text in short_texts]
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.ticklabel_format(axis="y", useOffset=False)
-
-
-def _png(
-    figure: Figure, axes: Axes, has_content: bool, message: str = "nothing to show yet", legend: bool = True
-) -> bytes:
-    """Finish a picture; `message` stands in one without content."""
-    if not has_content:
-        title = axes.get_title()
-        axes.clear()
-        axes.set_title(title, fontsize=TITLE_PT)
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, message, ha="center", va="center", transform=axes.transAxes, color=GREY)
-    elif legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="best", fontsize=9, framealpha=0.9)
-    return _bytes(figure)
-
-
-def _bytes(figure: Figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(file)
+    figure.savefig(file, format="png", dpi=110)
+    plt.close(figure)
     return file.getvalue()
-
-
-def _baseline_line(axes: Axes, view: StudyView) -> None:
-    if view.baseline:
-        axes.axhline(
-            view.baseline.val_acc, color="black", linestyle="--", linewidth=1.2, zorder=1, label="baseline (no teacher)"
-        )
-
-
-def _draw_scale(axes: Axes, place: int, marks: list[tuple[float, str]]) -> None:
-    axes.axvline(place, ymin=0.045, ymax=0.955, color="black", linewidth=0.8)
-    for height, text in marks:
-        axes.plot([place - 0.015, place + 0.015], [height, height], color="black", linewidth=0.8)
-        label = axes.text(place + 0.03, height, text, va="center", fontsize=8)
-        label.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
-
-
-def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Round numbers from low to high."""
-    ticks = MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return [float(tick) for tick in ticks if low <= tick <= high]
-
-
-def _limits(values: list[float]) -> tuple[float, float]:
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    return (low, high) if high > low else (low - 0.005, high + 0.005)
-
-
-def _shade(share: float) -> Any:
-    return colormaps[SHADES](float(share))

@@ -1,4 +1,4 @@
-"""What would stop every trial of a search is found before the first."""
+"""Errors that would stop every trial of a search are found before the first trial."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from utils.search.space import SearchSpace
 
 
 def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, space: SearchSpace) -> None:
-    """Read the city and each teacher that a trial may have.
+    """Read the city and each teacher that a trial may use.
 
     Raises:
         UserError: one of them cannot be used.
@@ -49,7 +49,7 @@ def digests_of_inputs(dataset: str, data_dir: str | None, config: Config, space:
 
 
 def _teachers(config: Config, space: SearchSpace) -> list[DistillConfig]:
-    """The sections of all teachers that a trial may have."""
+    """The configuration sections of all teachers that a trial may use."""
     searched = space.distributions
     if not config.distill.enable and "distill.enable" not in searched:
         return []

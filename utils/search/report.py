@@ -1,21 +1,24 @@
-"""The results of a study as files and as a table: trials.csv, best_config.yaml, final.csv."""
+"""The results of a study as files and as tables: trials.csv, best_config.yaml, final.csv, and the pictures."""
 
 import csv
 import io
 import shlex
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
 from optuna.trial import FrozenTrial, TrialState
 
-from utils.config import Config, config_to_yaml
-from utils.files.atomic import atomic_write
-from utils.search.study import SharedStudy, best_trial, best_value
-from utils.search.worker import RunFigures, short
+from utils.config import config_to_yaml
+from utils.files.atomic import atomic_write, file_lock, remove_temporary_files
+from utils.search.space import Load, override_texts
+from utils.search.study import SharedStudy, best_trial, best_value, replacements
+from utils.search.worker import RunMetrics, short
 
+PICTURES_EVERY_S = 10.0
 STATES = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -23,95 +26,148 @@ STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+# A line of trials.csv: these columns, with those of the searched keys after test_acc.
+COLUMNS = ("trial", "state", "epochs", "val_acc", "test_acc", "host", "seconds", "error")
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A trial, or the baseline, as people read it."""
+class StudyReport:
+    """The files in the study's folder, kept up to date while it runs, and what is printed at its end."""
 
-    trial: str  # its number, or "baseline"
-    state: str
-    epochs: int
-    val_acc: float | None  # of the best epoch
-    test_acc: float | None  # of the same model; finished runs only
-    values: dict[str, Any]
-    host: str = ""
-    seconds: float | None = None  # from its begin to its end, pauses included
-    error: str = ""
-    is_best: bool = False
+    def __init__(self, study: SharedStudy, load: Load, data_dir: str | None, cuda: int):
+        """`load` gives the command line's configuration with further values."""
+        self._study, self._load, self._data_dir, self._cuda = study, load, data_dir, cuda
+        self._keys = list(study.space.distributions)
+        self._best_path = study.folder / "best_config.yaml"
+        self._lock_path = study.folder / ".results.lock"
+        self._drawn_at = float("-inf")
+        with file_lock(self._lock_path):
+            remove_temporary_files(study.folder)
+
+    def write(self) -> None:
+        """Bring the files up to date, unless another process is doing so; pictures only at intervals: they are slow."""
+        with file_lock(self._lock_path, wait=False) as is_ours:
+            if is_ours:
+                self._write(pictures=time.monotonic() - self._drawn_at > PICTURES_EVERY_S)
+
+    def finish(self) -> str:
+        """Write all files; the table for the terminal, and the command that repeats the best trial."""
+        with file_lock(self._lock_path):
+            missing = self._write(pictures=True)
+        if missing:
+            logger.info(f"too few trials for some pictures: {', '.join(missing)}")
+        text = format_table(study_rows(self._study), self._keys, self._deviations())
+        best = best_trial(self._study.trials())
+        if best is not None:
+            text += f"\nto train its model again: {self._command(best)}"
+        return f"{text}\nresults: {self._study.folder}"
+
+    def finish_final(self, metrics: Mapping[tuple[str, int], RunMetrics]) -> str:
+        """Write final.csv; its table for the terminal. `metrics` are those of `Worker.final_runs`."""
+        lines = final_lines(metrics)
+        with file_lock(self._lock_path):
+            _write_csv(self._study.folder / "final.csv", lines)
+        return format_final(lines)
+
+    def _write(self, pictures: bool) -> list[str]:
+        study, trials = self._study, self._study.trials()
+        columns = [*COLUMNS[:5], *self._keys, *COLUMNS[5:]]
+        rows = [[row.get(column) for column in columns] for row in study_rows(study)]
+        _write_csv(study.folder / "trials.csv", [columns, *rows])
+        best = best_trial(trials)
+        if best is not None:
+            self._write_best_config(best)
+        if not pictures:
+            return []
+        from utils.search.plots import draw_study  # pyplot is slow to import
+
+        missing = draw_study(study)
+        self._drawn_at = time.monotonic()
+        return missing
+
+    def _deviations(self) -> str:
+        """Standard deviations of the validation accuracy over the seeds in final.csv, as text."""
+        path = self._study.folder / "final.csv"
+        if not path.exists():
+            return ""
+        with path.open() as file:
+            last = list(csv.DictReader(file))[-1]
+        found = [(last[f"{kind}_val"], kind) for kind in ("vanilla", "distill")]
+        return ", ".join(f"{float(value):.4f} ({kind})" for value, kind in found if value)
+
+    def _write_best_config(self, best: FrozenTrial) -> None:
+        """The complete configuration of the best trial, which the training script takes as it is."""
+        values = ", ".join(f"{key} {value}" for key, value in best.params.items())
+        text = (
+            f"# Study '{self._study.name}' on {self._study.dataset}: trial {best.number}, validation accuracy "
+            f"{best.value:.6f},\n# with {values}.\n# {self._command(best)}\n"
+        ) + config_to_yaml(self._load(override_texts(best.params)))
+        atomic_write(self._best_path, lambda file: file.write(text.encode()))
+
+    def _command(self, best: FrozenTrial) -> str:
+        """The command that repeats the best trial, in a folder of its own."""
+        options = {
+            "--dataset": self._study.dataset,
+            "--data_dir": self._data_dir,
+            "--seed": str(self._study.seed),
+            "--cuda": str(self._cuda),
+            "--config": str(self._best_path),
+            "--run_name": f"{self._study.name}_trial{best.number}",
+        }
+        words = [word for name, value in options.items() if value for word in (name, shlex.quote(value))]
+        return " ".join(["uv run python train_with_distill.py", *words])
 
 
 def study_rows(study: SharedStudy) -> list[Row]:
-    """The baseline, where there is one, and the trials by number."""
-    rows = []
-    baseline = study.noted("baseline")
+    """The baseline, if there is one, and the trials by number: values by the names of the columns of trials.csv.
+
+    val_acc is that of the best epoch, test_acc that of the same model; seconds include pauses.
+    """
+    rows: list[Row] = []
+    baseline, error = study.noted("baseline"), study.noted("baseline_error")
     if baseline:
-        figures = RunFigures(**baseline)
-        rows.append(Row("baseline", "finished", len(figures.curve), figures.val_acc, figures.test_acc, {}))
-    elif study.noted("baseline_error"):
-        rows.append(Row("baseline", "failed", 0, None, None, {}, error=study.noted("baseline_error")))
+        metrics = RunMetrics(**baseline)
+        rows.append({"trial": "baseline", "state": "finished", "epochs": len(metrics.curve)})
+        rows[0] |= {"val_acc": metrics.val_acc, "test_acc": metrics.test_acc}
+    elif error:
+        rows.append({"trial": "baseline", "state": "failed", "epochs": 0, "error": error})
     trials = study.trials()
-    best = best_trial(trials)
-    return rows + [_row(trial, best is not None and trial.number == best.number) for trial in trials]
+    best, repeated = best_trial(trials), replacements(trials)
+    for trial in trials:
+        error = trial.user_attrs.get("error", "")
+        if trial.number in repeated:
+            error = f"its process died; trial {repeated[trial.number]} repeats its values"
+        rows.append(
+            {
+                "trial": str(trial.number),
+                "state": STATES[trial.state],
+                "epochs": len(trial.intermediate_values),
+                "val_acc": best_value(trial),
+                "test_acc": trial.user_attrs.get("test_acc"),
+                **trial.params,
+                "host": trial.user_attrs.get("host", ""),
+                "seconds": trial.duration.total_seconds() if trial.duration else None,
+                "error": error,
+                "is_best": best is not None and trial.number == best.number,
+            }
+        )
+    return rows
 
 
-def _row(trial: FrozenTrial, is_best: bool) -> Row:
-    attributes = trial.user_attrs
-    return Row(
-        str(trial.number),
-        STATES[trial.state],
-        len(trial.intermediate_values),
-        best_value(trial),
-        attributes.get("test_acc"),
-        trial.params,
-        attributes.get("host", ""),
-        trial.duration.total_seconds() if trial.duration else None,
-        attributes.get("error", ""),
-        is_best,
-    )
+def format_table(rows: list[Row], keys: Sequence[str], deviations: str = "") -> str:
+    """The rows for a terminal; the best trial is marked, and compared with the baseline.
 
-
-def write_trials(path: Path, rows: list[Row], keys: Sequence[str]) -> None:
-    """All rows as CSV, values of `keys` in columns of their own, to the last digit."""
-    lines = [["trial", "state", "epochs", "val_acc", "test_acc", *keys, "host", "seconds", "error"]]
-    lines += [
-        [row.trial, row.state, row.epochs, row.val_acc, row.test_acc]
-        + [row.values.get(key) for key in keys]
-        + [row.host, row.seconds, row.error]
-        for row in rows
-    ]
-    _write_csv(path, lines)
-
-
-def write_best_config(path: Path, config: Config, trial: FrozenTrial, study: SharedStudy, command: str) -> None:
-    """The complete configuration of the best trial, which the training script runs as it is."""
-    values = ", ".join(f"{key} {value}" for key, value in trial.params.items())
-    text = (
-        f"# Study '{study.name}' on {study.dataset}: trial {trial.number}, validation accuracy {trial.value:.6f},\n"
-        f"# with {values}.\n"
-        f"# {command}\n"
-    ) + config_to_yaml(config)
-    atomic_write(path, lambda file: file.write(text.encode()))
-
-
-def format_table(rows: list[Row], keys: Sequence[str]) -> str:
-    """The rows for a terminal; the best trial is marked, and compared with the baseline."""
+    `deviations`: the standard deviations of final runs, as text; empty if there are none.
+    """
     names = column_names(keys)
     lines = [["", "trial", "state", "epochs", "val_acc", *(names[key] for key in keys)]]
     for row in rows:
-        val_acc = "-" if row.val_acc is None else f"{row.val_acc:.4f}"
-        values = [short(row.values[key]) if key in row.values else "-" for key in keys]
-        lines.append(["*" if row.is_best else "", row.trial, row.state, str(row.epochs), val_acc, *values])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = "\n".join(
-        "  ".join(
-            # words to the left, numbers to the right
-            cell.ljust(width) if i in (0, 2) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-    return text + "\n" + _verdict(rows, keys)
+        val_acc = "-" if row.get("val_acc") is None else f"{row['val_acc']:.4f}"
+        values = [short(row[key]) if key in row else "-" for key in keys]
+        lines.append(
+            ["*" * row.get("is_best", False), row["trial"], row["state"], str(row["epochs"]), val_acc, *values]
+        )
+    return "\n".join([_aligned(lines, left=(0, 2)), _verdict(rows, keys, deviations)])
 
 
 def column_names(keys: Sequence[str]) -> dict[str, str]:
@@ -120,95 +176,76 @@ def column_names(keys: Sequence[str]) -> dict[str, str]:
     return {key: name if short_names.count(name) == 1 else key for key, name in zip(keys, short_names, strict=True)}
 
 
-def _verdict(rows: list[Row], keys: Sequence[str]) -> str:
-    best = next((row for row in rows if row.is_best), None)
+def _verdict(rows: list[Row], keys: Sequence[str], deviations: str) -> str:
+    best = next((row for row in rows if row.get("is_best")), None)
     if best is None:
         return "no trial has finished"
-    text = f"* best: trial {best.trial}, validation accuracy {best.val_acc:.4f}"
-    baseline = next((row for row in rows if row.trial == "baseline"), None)
-    if baseline is not None and baseline.val_acc is not None:
-        text += f", {best.val_acc - baseline.val_acc:+.4f} against the baseline ({baseline.val_acc:.4f})"
-        others = [name for key, name in column_names(keys).items() if not key.startswith("distill.")]
-        if others:
-            text += f", which has the configured {', '.join(others)}: not distillation's doing alone"
+    text = f"* best: trial {best['trial']}, validation accuracy {best['val_acc']:.4f}"
+    baseline = rows[0].get("val_acc") if rows[0]["trial"] == "baseline" else None
+    if baseline is None:
+        return text
+    text += f", {best['val_acc'] - baseline:+.4f} against the baseline ({baseline:.4f})"
+    if deviations:
+        text += f"; over the seeds of final.csv the standard deviation is {deviations}"
+    else:
+        text += "; with one seed: --final_seeds shows how much seeds differ"
+    others = [name for key, name in column_names(keys).items() if not key.startswith("distill.")]
+    if others:
+        text += f"\n  the baseline has the configured {', '.join(others)}: the difference is not distillation's alone"
     return text
 
 
-@dataclass(frozen=True)
-class FinalComparison:
-    """Distilled and vanilla runs with the same seeds."""
-
-    figures: dict[tuple[str, int], RunFigures]  # by ("vanilla" or "distill", seed)
-
-    @property
-    def seeds(self) -> list[int]:
-        return list(dict.fromkeys(seed for _, seed in self.figures))
-
-    def differences(self, split: str) -> list[float]:
-        """Distilled less vanilla, for each seed; `split` is val or test."""
-        return [self._accuracy("distill", seed, split) - self._accuracy("vanilla", seed, split) for seed in self.seeds]
-
-    def _accuracy(self, kind: str, seed: int, split: str) -> float:
-        return getattr(self.figures[kind, seed], f"{split}_acc")
-
-    def _columns(self) -> list[tuple[str, list[float]]]:
-        columns = []
-        for split in ("val", "test"):
-            columns += [
-                (f"{kind}_{split}", [self._accuracy(kind, seed, split) for seed in self.seeds])
-                for kind in ("vanilla", "distill")
-            ]
-            columns.append((f"difference_{split}", self.differences(split)))
-        return columns
-
-    def write(self, path: Path) -> None:
-        """A CSV with a line for each seed, then mean and standard deviation."""
-        columns = self._columns()
-        lines = [["seed", *(name for name, _ in columns)]]
-        lines += [[seed, *(values[i] for _, values in columns)] for i, seed in enumerate(self.seeds)]
-        lines.append(["mean", *(statistics.mean(values) for _, values in columns)])
-        lines.append(["deviation", *(deviation(values) for _, values in columns)])
-        _write_csv(path, lines)
-
-    def format(self) -> str:
-        """For a terminal."""
-        lines = ["seed        val: vanilla  distill  difference    test: vanilla  distill  difference"]
-        columns = [values for _, values in self._columns()]
-        cells = [(str(seed), [values[i] for values in columns]) for i, seed in enumerate(self.seeds)]
-        cells += [("mean", [statistics.mean(values) for values in columns])]
-        for name, (a, b, c, d, e, f) in cells:
-            lines.append(f"{name:<11}     {a:.4f}   {b:.4f}     {c:+.4f}           {d:.4f}   {e:.4f}     {f:+.4f}")
-        return "\n".join([*lines, self._sentence("val"), self._sentence("test")])
-
-    def _sentence(self, split: str) -> str:
-        differences = self.differences(split)
-        text = f"{split}: distillation changes the accuracy by {statistics.mean(differences):+.4f}"
-        spread = deviation(differences)
-        if spread is None:
-            return f"{text} (one seed: no deviation)"
-        return f"{text}, standard deviation {spread:.4f} over {len(differences)} seeds"
+def final_lines(metrics: Mapping[tuple[str, int], RunMetrics]) -> list[list[Any]]:
+    """Distilled and vanilla runs with the same seeds: a heading, a line for each seed, mean and standard deviation."""
+    seeds = list(dict.fromkeys(seed for _, seed in metrics))
+    columns: dict[str, list[float]] = {}
+    for split in ("val", "test"):
+        vanilla, distill = (
+            [getattr(metrics[kind, seed], f"{split}_acc") for seed in seeds] for kind in ("vanilla", "distill")
+        )
+        columns |= {f"vanilla_{split}": vanilla, f"distill_{split}": distill}
+        columns[f"difference_{split}"] = [with_it - without for with_it, without in zip(distill, vanilla, strict=True)]
+    deviations = [statistics.stdev(values) if len(seeds) > 1 else None for values in columns.values()]
+    return [
+        ["seed", *columns],
+        *([seed, *(values[i] for values in columns.values())] for i, seed in enumerate(seeds)),
+        ["mean", *map(statistics.mean, columns.values())],
+        ["deviation", *deviations],
+    ]
 
 
-def deviation(values: list[float]) -> float | None:
-    """Sample standard deviation; None of fewer than two values."""
-    return statistics.stdev(values) if len(values) > 1 else None
+def format_final(lines: list[list[Any]]) -> str:
+    """The lines of `final_lines` for a terminal, and what they say."""
+    heading, *rows = lines
+    signs = ["+" if name.startswith("difference") else "" for name in heading[1:]]
+    cells = [
+        [str(name), *("-" if x is None else f"{x:{sign}.4f}" for x, sign in zip(values, signs, strict=True))]
+        for name, *values in rows
+    ]
+    sentences = []
+    for split in ("val", "test"):
+        column = heading.index(f"difference_{split}")
+        mean, deviation = rows[-2][column], rows[-1][column]
+        spread = " (one seed: no deviation)"
+        if deviation is not None:
+            spread = f", standard deviation {deviation:.4f} over {len(rows) - 2} seeds"
+        sentences.append(f"{split}: distillation changes the accuracy by {mean:+.4f}{spread}")
+    return "\n".join([_aligned([heading, *cells], left=(0,)), *sentences])
+
+
+def _aligned(lines: list[list[str]], left: tuple[int, ...]) -> str:
+    """A table whose columns `left` are words, aligned to the left, and the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def _write_csv(path: Path, lines: list[list[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     atomic_write(path, lambda file: file.write(text.getvalue().encode()))
-
-
-def training_command(dataset: str, seed: int, path: Path, run_name: str, data_dir: str | None, cuda: int) -> str:
-    """The command that trains with a configuration written here."""
-    options = {
-        "--dataset": dataset,
-        "--data_dir": data_dir,
-        "--seed": str(seed),
-        "--cuda": str(cuda),
-        "--config": path,
-        "--run_name": run_name,
-    }
-    words = [word for name, value in options.items() if value for word in (name, shlex.quote(value))]
-    return " ".join(["uv run python train_with_distill.py", *words])

@@ -1,4 +1,4 @@
-"""Reporting to an Optuna trial, which may end the run."""
+"""Reporting to an Optuna trial, which may prune the run."""
 
 from typing import TYPE_CHECKING
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 class TrialReporter:
-    """Tells a trial the validation accuracy of each epoch, once; without a trial it does nothing."""
+    """Reports the validation accuracy of each epoch to a trial, once; without a trial it does nothing."""
 
     def __init__(self, trial: "optuna.Trial | None"):
         self._trial = trial
 
     def catch_up(self, validations: list[Metrics], epochs_left: bool) -> None:
-        """Report the epochs that a run killed before its report left out.
+        """Report finished epochs that are not reported yet: the process was killed in between.
 
         Raises:
-            optuna.TrialPruned: the trial's pruner gives it up, and there are epochs left to give up.
+            optuna.TrialPruned: the pruner ends the trial, and there are epochs left.
         """
         study = getattr(self._trial, "study", None)
         if study is None or not validations:
@@ -34,7 +34,7 @@ class TrialReporter:
         """Report an epoch (from 0).
 
         Raises:
-            optuna.TrialPruned: the trial's pruner gives it up.
+            optuna.TrialPruned: the pruner ends the trial.
         """
         if self._trial is None:
             return
@@ -43,7 +43,7 @@ class TrialReporter:
 
     def _prune_if_due(self) -> None:
         if self._trial.should_prune():
-            # Only a search needs Optuna, which takes a second to import.
+            # Optuna takes a second to import, and only a search needs it.
             import optuna
 
             raise optuna.TrialPruned

@@ -1,4 +1,4 @@
-"""What Optuna decides in a search: the next values (sampler), and when to give a trial up (pruner)."""
+"""What Optuna decides in a search: the next values (sampler), and which trials to prune (pruner)."""
 
 import copy
 import importlib.util
@@ -15,14 +15,14 @@ from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
 from utils.config_sections import OptunaConfig
 from utils.errors import UserError
 
-PRUNED_AFTER = "pruned_after_epochs"  # user attribute of a trial that the pruner has given up
+PRUNED_AFTER = "pruned_after_epochs"  # user attribute of a trial that the pruner has ended
 
 
 def check_sampler(settings: OptunaConfig, distributions: Mapping[str, BaseDistribution], n_trials: int) -> None:
-    """Refuse a sampler whose package is missing; say what it cannot do.
+    """Refuse a sampler whose package is missing; warn of what it cannot do.
 
     Raises:
-        UserError: says how to install it.
+        UserError: the package is missing; says how to install it.
     """
     if settings.n_startup_trials >= n_trials:
         logger.warning(
@@ -33,7 +33,7 @@ def check_sampler(settings: OptunaConfig, distributions: Mapping[str, BaseDistri
         return
     if importlib.util.find_spec("cmaes") is None:
         raise UserError(
-            "optuna.sampler: cmaes needs the package cmaes: install it with `uv sync --extra cmaes`, or take "
+            "optuna.sampler: cmaes needs the package cmaes: install it with `uv sync --extra cmaes`, or use "
             "optuna.sampler=tpe"
         )
     choices = [key for key, item in distributions.items() if isinstance(item, CategoricalDistribution)]
@@ -50,8 +50,8 @@ def make_sampler(settings: OptunaConfig, seed: int, trial_number: int) -> BaseSa
     """The sampler of one trial's values.
 
     Each trial has a sampler of its own, seeded by the trial's number. So a restarted process does not draw its
-    first values again, processes side by side do not draw the same ones, and one process that is killed and
-    started again suggests what it would have suggested. What a sampler learns from stands in the study.
+    first values again, parallel processes do not draw the same ones, and a process that is killed and started
+    again suggests what it would have suggested. What a sampler learns from is in the study.
     """
     own_seed = int(np.random.SeedSequence([seed, trial_number]).generate_state(1)[0])
     if settings.sampler == "tpe":
@@ -61,7 +61,7 @@ def make_sampler(settings: OptunaConfig, seed: int, trial_number: int) -> BaseSa
         return CmaEsSampler(
             seed=own_seed,
             n_startup_trials=settings.n_startup_trials,
-            consider_pruned_trials=True,  # else it would learn from the few trials that Hyperband lets through
+            consider_pruned_trials=True,  # otherwise it would learn from the few trials that Hyperband does not prune
             warn_independent_sampling=False,
         )
 
@@ -70,8 +70,8 @@ class EpochHyperband(HyperbandPruner):
     """Hyperband whose resource is the number of finished epochs.
 
     Trials report an epoch under its number from 0, and Hyperband compares a reported step with
-    min_resource * reduction_factor^k: taken as they are, all comparisons would come an epoch late. So it is shown
-    each epoch under the number of epochs that are then done, 1 to max_epoch.
+    min_resource * reduction_factor^k: unchanged, all comparisons would come an epoch late. So it gets each epoch
+    under the number of epochs that are then finished, 1 to max_epoch.
     """
 
     def __init__(self, settings: OptunaConfig, max_epoch: int):
@@ -79,20 +79,20 @@ class EpochHyperband(HyperbandPruner):
         self._max_epoch = max_epoch
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        """Whether to give the trial up after its last reported epoch; never after the last one of all."""
+        """Whether to prune the trial after its last reported epoch; never after epoch `max_epoch`."""
         if trial.last_step is not None and trial.last_step + 1 >= self._max_epoch:
             return False
         shown = copy.copy(trial)
         shown.intermediate_values = {step + 1: value for step, value in trial.intermediate_values.items()}
-        given_up = super().prune(study, shown)
-        if given_up:
-            # A process that is killed before it tells the study leaves this for the one that takes the trial up:
-            # asked twice, Hyperband takes a trial for one that has passed.
+        is_pruned = super().prune(study, shown)
+        if is_pruned:
+            # For the process that resumes the trial if this one is killed before it records the state: asked a second
+            # time, Hyperband takes a trial for one that has passed.
             study._storage.set_trial_user_attr(trial._trial_id, PRUNED_AFTER, trial.last_step + 1)
-        return given_up
+        return is_pruned
 
     def prepare(self, study: optuna.Study) -> None:
-        """Make the brackets now; Hyperband would at its first decision, and samplers ask for them before."""
+        """Create the brackets now: samplers need them before Hyperband's first decision, which would create them."""
         self.prune(study, optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
 
 

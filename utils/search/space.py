@@ -15,20 +15,20 @@ from utils.errors import UserError
 SECTION = "optuna.search_space"
 SHAPES = "{low: ..., high: ...}, with log: true or step: ... where wanted, or {choices: [...]}"
 
-# What a trial's training does not read, or what trials must have in common.
+# Keys that a trial's training does not read, or that all trials must have in common.
 FIXED = {
     "optuna.": "it is the search itself",
     "wandb.": "it changes no training",
     "teacher.": "only tools/train_teacher.py reads it",
-    "optimizer_config.max_epoch": "it is the resource that the pruner hands out",
+    "optimizer_config.max_epoch": "it is the resource that the pruner allots",
 }
 
-# Gives the configuration with `key=value` texts applied on top of the command line's.
+# The configuration with `key=value` texts applied on top of the command line's.
 Load = Callable[[Sequence[str]], Config]
 
 
 class SearchSpace:
-    """The keys that are searched, and from where to where."""
+    """The keys that are searched, each with its range or choices."""
 
     def __init__(self, config: Config, load: Load):
         """Check the search space of `config`.
@@ -47,25 +47,14 @@ class SearchSpace:
             raise UserError(f"{SECTION}: {unread[0]}: has no effect while distill.enable is false; set it to true")
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The trial's values; those that it has already stay."""
-        return {key: _suggest(trial, key, item) for key, item in self.distributions.items()}
-
-    def log_keys(self) -> set[str]:
-        """Keys whose axis is logarithmic."""
-        return {key for key, item in self.distributions.items() if getattr(item, "log", False)}
+        """The trial's values; those that it already has stay."""
+        # As ask(fixed_distributions) does for a new trial.
+        return {key: trial._suggest(key, item) for key, item in self.distributions.items()}
 
 
 def override_texts(values: Mapping[str, Any]) -> list[str]:
     """Values of keys as `key=value` texts of `--set`, to the last digit."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-
-def _suggest(trial: optuna.Trial, key: str, item: BaseDistribution) -> Any:
-    if isinstance(item, CategoricalDistribution):
-        return trial.suggest_categorical(key, item.choices)
-    if isinstance(item, IntDistribution):
-        return trial.suggest_int(key, item.low, item.high, step=item.step, log=item.log)
-    return trial.suggest_float(key, item.low, item.high, step=item.step, log=item.log)
 
 
 def _distribution(key: str, entry: Any, config: Config, load: Load) -> BaseDistribution:
@@ -98,7 +87,7 @@ def _kind_of(key: str, config: Config, load: Load, where: str) -> type:
     hints = typing.get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
     hint = {field.rstrip("_"): hint for field, hint in hints.items()}.get(name)
     if hint is None:
-        _checked(key, None, load, where)  # says what is wrong, and which key is meant
+        _checked(key, None, load, where)  # raises, and names the closest key
         raise UserError(f"{where}: expected a key with one value")
     if typing.get_origin(hint) in (tuple, dict):
         raise UserError(f"{where}: expected a key with one value, and this one holds several")
@@ -120,7 +109,7 @@ def _choices(key: str, choices: Any, load: Load, where: str) -> CategoricalDistr
         raise UserError(f"{where}: choices: found {json.dumps(choices, default=str)}, expected a list of values")
     values = [_checked(key, choice, load, where) for choice in choices]
     if len(set(values)) < len(values):
-        raise UserError(f"{where}: choices: a value stands twice")
+        raise UserError(f"{where}: choices: a value occurs twice")
     return CategoricalDistribution(values)
 
 

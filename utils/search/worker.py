@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,19 +13,19 @@ from typing import Any, Protocol
 import optuna
 import torch
 from loguru import logger
-from optuna.trial import TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from utils.errors import UserError
 from utils.files.atomic import FolderInUseError, WriteError, atomic_write, folder_lock, remove, set_aside
-from utils.files.checksums import file_digest
 from utils.runtime.signals import take_signals
 from utils.search.samplers import PRUNED_AFTER
 from utils.search.space import override_texts
 from utils.search.storage import StorageError, storage_errors
-from utils.search.study import Claim, SharedStudy, TakenOverError, best_value, ended
+from utils.search.study import Claim, SharedStudy, best_value
 from utils.training.metrics import Metrics
 
-VANILLA = "distill.enable=false"
+NO_TEACHER = "distill.enable=false"
 POLL_S = 1.0
 MAX_REASON = 500  # characters
 
@@ -43,8 +44,8 @@ Train = Callable[..., RunResult]
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFigures:
-    """A run outside the study's trials, in figures."""
+class RunMetrics:
+    """Metrics of a run that is not one of the study's trials."""
 
     val_acc: float
     best_epoch: int
@@ -52,7 +53,7 @@ class RunFigures:
     curve: list[float]  # validation accuracy of each epoch
 
     @classmethod
-    def of(cls, result: RunResult) -> "RunFigures":
+    def from_result(cls, result: RunResult) -> "RunMetrics":
         curve = [metrics.next_step_acc for metrics in result.validations]
         return cls(result.best.next_step_acc, result.best_epoch, result.test.next_step_acc, curve)
 
@@ -67,107 +68,90 @@ class Worker:
         self.study, self._train, self._overrides, self._keep = study, train, overrides, keep
         self._inputs = inputs
 
-    # The baseline ----------------------------------------------------------------------------------------------
-
     def baseline(self, wait: bool) -> None:
-        """Train without a teacher what the trials train with one, if nobody has; its figures go into the study.
+        """Train without a teacher what the trials train with one, unless it is done; the study holds its metrics.
 
-        It is no trial of the study: one without values would blind the samplers to what trials have in common.
-        On one machine one process trains it; with `wait`, the others wait for it. Another machine leaves it to
-        the first as long as there are trials to do, and trains it itself if it is still missing then (`wait`).
+        It is not a trial of the study: a trial without values would blind the samplers to what trials have in
+        common. With `wait`, wait for a process of this machine that is training it. Without, leave it to the process
+        or machine that is training it.
         """
+        elsewhere = self.study.noted("baseline_host") not in (None, platform.node())
+        if self.study.noted("baseline") or (elsewhere and not wait):
+            return
         folder = self.study.folder / "baseline"
-        while not self.study.noted("baseline"):
-            begun_at = self.study.noted("baseline_place")
-            if not wait and self.study.spans_machines and begun_at not in (None, self.study.place):
-                return
-            try:
-                with folder_lock(folder):
-                    self._train_baseline(folder)
-                return
-            except FolderInUseError:
-                if not wait:
-                    return
-                time.sleep(POLL_S)
+        with contextlib.suppress(FolderInUseError), folder_lock(folder, wait=wait):
+            if not self.study.noted("baseline"):
+                self._train_baseline(folder)
 
     def _train_baseline(self, folder: Path) -> None:
-        if self.study.noted("baseline"):
-            return
-        self.study.note("baseline_place", self.study.place)
+        self.study.note("baseline_host", platform.node())
         logger.info("baseline: training without a teacher")
         try:
-            result = self._run([VANILLA], folder, self.study.seed)
+            metrics = RunMetrics.from_result(self._run([NO_TEACHER], folder, self.study.seed))
         except Exception as error:
             if _is_machine_trouble(error):
                 raise
-            take_signals()  # may have come up as another error
+            take_signals()  # a signal may have arrived as another error
             logger.error(f"baseline: failed: {_reason(error)}")
             self.study.note("baseline_error", _reason(error))
             return
-        figures = RunFigures.of(result)
-        self.study.note("baseline", dataclasses.asdict(figures))
+        self.study.note("baseline", dataclasses.asdict(metrics))
         remove(folder / "checkpoint_latest.pth")
-        logger.info(f"baseline: {figures.val_acc:.4f} (epoch {figures.best_epoch}), without a teacher")
-
-    # Trials ----------------------------------------------------------------------------------------------------
+        logger.info(f"baseline: {metrics.val_acc:.4f} (epoch {metrics.best_epoch}), without a teacher")
 
     def trials(self, total: int) -> Iterator[None]:
-        """Work until the study has `total` trials and all of them have ended; yields after each that is ours."""
-        waiting = False
+        """Train until the study has `total` trials and all of them have ended; yields after each of our own."""
+        is_waiting = False
         while True:
-            self.study.check_inputs(self._inputs())  # they may change while a search runs, for days
+            self.study.check_inputs(self._inputs())  # the files may change while a search runs for days
             with self.study.claim(total) as claim:
                 if claim is not None:
                     self._run_claim(claim)
             if claim is not None:
                 self.tidy()
-                waiting = False
+                is_waiting = False
                 yield
                 continue
-            at_work = self.study.others_at_work()
-            if not at_work:
+            running = self.study.running()
+            if not running:
                 return
-            if not waiting:
-                logger.info(f"waiting for {at_work} trial{'s' * (at_work > 1)} of other processes")
-                waiting = True
+            if not is_waiting:
+                logger.info(f"waiting for {running} trial{'s' * (running > 1)} of other processes")
+                is_waiting = True
             time.sleep(POLL_S)
 
     def _run_claim(self, claim: Claim) -> None:
         values = ", ".join(f"{key.rpartition('.')[2]} {short(value)}" for key, value in claim.values.items())
         name = f"trial {claim.number}"
-        logger.info(f"{name}: {'taken up again' if claim.is_taken_up else 'begins'} ({values})")
+        logger.info(f"{name}: {'resumed' if claim.is_resumed else 'started'} ({values})")
         try:
-            state, value, facts, told = self._outcome(claim)
+            state, value, facts, outcome = self._outcome(claim)
             self.study.end(claim, state, value, **facts)
-            logger.info(f"{name}: {told}")
-        except TakenOverError:
-            logger.warning(f"{name}: another process has taken it up, believing this one dead; ours is dropped")
+            logger.info(f"{name}: {outcome}")
+        except UpdateFinishedTrialError:
+            logger.warning(f"{name}: dropped: its heartbeat was missing too long, so its values are tried again")
 
     def _outcome(self, claim: Claim) -> tuple[TrialState, float | None, dict[str, Any], str]:
-        """State, value, facts, and the line for the terminal, of a trial that is now trained to its end."""
+        """Train a trial to its end: state, value, facts, and the line for the terminal."""
         try:
-            if claim.is_taken_up:
+            if claim.is_resumed:
                 self._prune_if_due(claim)
             with storage_errors():
                 result = self._run(override_texts(claim.values), claim.folder, self.study.seed, claim.trial)
         except optuna.TrialPruned:
-            reports, facts = self.study.trials()[claim.number].intermediate_values, self._model_facts(claim.folder)
-            told = f"pruned after epoch {len(reports)}, best {max(reports.values()):.4f}"
-            return TrialState.PRUNED, None, facts, told
-        except TakenOverError:
-            raise
+            reports = self.study.trials()[claim.number].intermediate_values
+            return TrialState.PRUNED, None, {}, f"pruned after epoch {len(reports)}, best {max(reports.values()):.4f}"
         except Exception as error:
-            if _is_machine_trouble(error):
-                raise  # the trial can be taken up when storage or GPU are back, or the disk has room
+            if _is_machine_trouble(error) or isinstance(error, UpdateFinishedTrialError):
+                raise  # the trial can be resumed when storage or GPU are back, or the disk has room
             take_signals()
-            # Not "pruned": a trial that crashes has said nothing about its values, and samplers learn from those.
-            told = f"failed: {_reason(error)}"
+            # Not "pruned": a trial that crashes says nothing about its values, and samplers learn from those.
+            outcome = f"failed: {_reason(error)}"
             if not isinstance(error, UserError):
                 log = Path("log") / self.study.dataset / self.study.run_name(claim.folder)
-                told += f" (traceback in {log})"
-            return TrialState.FAIL, None, {"error": _reason(error)}, told
+                outcome += f" (traceback in {log})"
+            return TrialState.FAIL, None, {"error": _reason(error)}, outcome
         facts = {"best_epoch": result.best_epoch, "test_acc": result.test.next_step_acc}
-        facts |= self._model_facts(claim.folder)
         value = result.best.next_step_acc
         return TrialState.COMPLETE, value, facts, f"{value:.4f} (epoch {result.best_epoch})"
 
@@ -178,42 +162,33 @@ class Worker:
             if PRUNED_AFTER in found.user_attrs or (found.intermediate_values and claim.trial.should_prune()):
                 raise optuna.TrialPruned
 
-    @staticmethod
-    def _model_facts(folder: Path) -> dict[str, str]:
-        """What tells the model of a trial from one that another machine went on with."""
-        return {"model": file_digest(folder / "best.pth")}
-
     def tidy(self) -> None:
-        """Keep best.pth of the best trials only, and checkpoint_latest.pth of none that has ended."""
-        trials = ended(self.study.trials())
-        for trial in trials:
-            remove(self.study.trial_folder(trial.number) / "checkpoint_latest.pth")
-        for rank, trial in enumerate(trials_by_rank(trials)):
-            best = self.study.trial_folder(trial.number) / "best.pth"
-            # Another one than the trial ended with: it was begun here, and ended on another machine.
-            if best.exists() and (rank >= self._keep or trial.user_attrs.get("model") != file_digest(best)):
-                remove(best)
+        """Keep best.pth of the best trials only, and checkpoint_latest.pth of no trial that has ended."""
+        for rank, trial in enumerate(trials_by_rank(self.study.trials())):
+            folder = self.study.trial_folder(trial.number)
+            remove(folder / "checkpoint_latest.pth")
+            if rank >= self._keep:
+                remove(folder / "best.pth")
 
-    # Final runs ------------------------------------------------------------------------------------------------
+    def final_runs(self, seeds: list[int], best: dict[str, Any]) -> dict[tuple[str, int], RunMetrics]:
+        """Train the `best` values with each seed, with and without a teacher; metrics by (kind, seed).
 
-    def final_runs(self, seeds: list[int], best: dict[str, Any]) -> dict[tuple[str, int], RunFigures]:
-        """Train the `best` values with each seed, with and without a teacher; figures by (kind, seed).
-
-        What is not the teacher's, such as the learning rate, is the same in both: the difference is distillation's.
-        Several processes on one machine share the work. A run is kept as long as the best values are the same.
+        Settings other than the teacher's, such as the learning rate, are the same in both, so the difference is due
+        to distillation. Several processes on one machine share the work. A run is kept as long as the best values
+        stay the same.
         """
         jobs = [(kind, seed) for seed in seeds for kind in ("vanilla", "distill")]
         others = {key: value for key, value in best.items() if not key.startswith("distill.")}
-        settings = {"vanilla": [*override_texts(others), VANILLA], "distill": override_texts(best)}
-        figures: dict[tuple[str, int], RunFigures] = {}
-        for wait in (False, True):  # first what nobody is at
+        settings = {"vanilla": [*override_texts(others), NO_TEACHER], "distill": override_texts(best)}
+        metrics: dict[tuple[str, int], RunMetrics] = {}
+        for wait in (False, True):  # first what no other process is training
             for kind, seed in jobs:
-                if (kind, seed) not in figures:
+                if (kind, seed) not in metrics:
                     with contextlib.suppress(FolderInUseError):
-                        figures[kind, seed] = self._final_run(kind, seed, settings[kind], wait)
-        return figures
+                        metrics[kind, seed] = self._final_run(kind, seed, settings[kind], wait)
+        return metrics
 
-    def _final_run(self, kind: str, seed: int, settings: list[str], wait: bool) -> RunFigures:
+    def _final_run(self, kind: str, seed: int, settings: list[str], wait: bool) -> RunMetrics:
         folder = self.study.folder / "final" / f"{kind}_seed{seed}"
         with folder_lock(folder, wait=wait):
             path = folder / "result.json"
@@ -222,53 +197,49 @@ class Worker:
                 for model in (folder / "best.pth", folder / "checkpoint_latest.pth"):
                     if model.exists():
                         aside = set_aside(model)
-                        logger.info(f"{model} is of other settings: kept as {aside.name}")
+                        logger.info(f"{model} has other settings: kept as {aside.name}")
                 record = {"settings": settings}
                 write_json(path, record)
-            if "figures" not in record:
+            if "figures" not in record:  # as version 1 called the metrics, whose files are read too
                 self.study.check_inputs(self._inputs())
-                logger.info(f"final run: {kind}, seed {seed}")
-                figures = RunFigures.of(self._run(settings, folder, seed))
-                record["figures"] = dataclasses.asdict(figures)
+                name = f"final run: {kind}, seed {seed}"
+                logger.info(name)
+                metrics = RunMetrics.from_result(self._run(settings, folder, seed))
+                record["figures"] = dataclasses.asdict(metrics)
                 write_json(path, record)
-                logger.info(
-                    f"final run: {kind}, seed {seed}: {figures.val_acc:.4f} (val), {figures.test_acc:.4f} (test)"
-                )
+                logger.info(f"{name}: {metrics.val_acc:.4f} (val), {metrics.test_acc:.4f} (test)")
             remove(folder / "checkpoint_latest.pth")
-            return RunFigures(**record["figures"])
-
-    # ---
+            return RunMetrics(**record["figures"])
 
     def _run(self, settings: list[str], folder: Path, seed: int, trial: optuna.Trial | None = None) -> RunResult:
         """Train one run, whose messages go to its own log only."""
+        wandb = self.study.config.wandb
+        if wandb.enable:  # a run name of its own for each
+            parts = [wandb.run_name or self.study.name, *folder.relative_to(self.study.folder).parts]
+            settings = [*settings, *override_texts({"wandb.run_name": "_".join(parts)})]
         with logger.contextualize(file_only=True), warnings.catch_warnings():
-            # Epochs trained again, because their checkpoint is on another machine, are reported already.
+            # An epoch that is trained again after a kill is in the study already.
             warnings.filterwarnings("ignore", message="The reported value is ignored")
             return self._train(
                 seed=seed,
-                config_overrides=[*self._overrides, *settings, *self._tracking(folder)],
+                config_overrides=[*self._overrides, *settings],
                 run_name=self.study.run_name(folder),
                 optuna_trial=trial,
             )
 
-    def _tracking(self, folder: Path) -> list[str]:
-        """Each run has a name of its own with the tracker."""
-        wandb = self.study.config.wandb
-        parts = [wandb.run_name or self.study.name, *folder.relative_to(self.study.folder).parts]
-        return override_texts({"wandb.run_name": "_".join(parts)}) if wandb.enable else []
-
 
 def _is_machine_trouble(error: Exception) -> bool:
-    """Whether it is not the fault of what was being trained: the next trial would meet it too."""
+    """Whether the cause is not what was being trained: the next trial would fail too."""
     if isinstance(error, OSError):
         return error.errno is not None and not isinstance(error, ConnectionError | TimeoutError)
     return isinstance(error, StorageError | WriteError | torch.AcceleratorError)
 
 
-def trials_by_rank(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
-    """Trials that have ended, the best first: finished ones before pruned ones before failed ones."""
+def trials_by_rank(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that have ended, the best first: finished before pruned before failed ones."""
     order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
-    return sorted(trials, key=lambda trial: (order[trial.state], -(best_value(trial) or 0.0), trial.number))
+    ended = [trial for trial in trials if trial.state in order]
+    return sorted(ended, key=lambda trial: (order[trial.state], -(best_value(trial) or 0.0), trial.number))
 
 
 def short(value: Any) -> str:

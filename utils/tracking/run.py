@@ -177,6 +177,19 @@ def check_run_name(dataset: str, run_name: str) -> None:
         raise UserError(f"run name {run_name!r}: expected a path below save/{dataset}/, such as tune/study/trial_0")
 
 
+def curves_folder(dataset: str, run_name: str) -> Path:
+    """Where a run's TensorBoard events are.
+
+    Runs of a search (`tune/...`) have a folder beside the dataset's, so that `tensorboard --logdir
+    tensorboard_log/{dataset}` shows only the runs that a person compares.
+    """
+    top, (first, *rest) = Path("tensorboard_log"), Path(run_name).parts
+    folder = top / dataset / run_name
+    if first != "tune" or not rest or folder.is_dir():  # is_dir: of a version that had all runs in one folder
+        return folder
+    return Path(top, f"{dataset}_tune", *rest)
+
+
 @contextlib.contextmanager
 def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Iterator[Run]:
     """Make the folders of a run and hold them for this process; log to a new file until the end.
@@ -188,7 +201,11 @@ def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Itera
             process is using.
     """
     check_run_name(dataset, run_name)
-    save, log, tensorboard = (Path(top) / dataset / run_name for top in ("save", "log", "tensorboard_log"))
+    save, log, tensorboard = (
+        Path("save") / dataset / run_name,
+        Path("log") / dataset / run_name,
+        curves_folder(dataset, run_name),
+    )
     if not processes.is_main:
         yield Run(save, log, tensorboard, processes)
         return
