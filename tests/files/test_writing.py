@@ -1,4 +1,4 @@
-"""Writing files: beside others who write, on disks that are full or half there; and what is told of it beforehand."""
+"""Writing files: beside others who write, on disks that are full or half there; and what is said of it beforehand."""
 
 import errno
 import fcntl
@@ -15,9 +15,9 @@ from utils.command_line import run_command_line
 from utils.config import config_to_dict, load_config
 from utils.files import disk_space
 from utils.files.atomic import TEMPORARY_PREFIX, atomic_write, remove_temporary_files
-from utils.files.tensor_files import EpochCheckpoints
 from utils.runtime.memory import memory_advice
 from utils.tracking.log_file import LogFile
+from utils.training.epoch_checkpoints import EpochCheckpoints
 from utils.training.rolling_checkpoint import Identity, RollingCheckpoint
 
 # Temporary files ------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def last_words(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
         ),
     ],
 )
-def test_what_the_machine_fails_in_is_told_in_one_line(
+def test_a_failure_of_the_machine_is_one_line(
     error: BaseException, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert last_words(error, capsys) == f"error: {message}; what is there stays\n"

@@ -193,7 +193,7 @@ def test_files_that_are_no_model_say_what_they_are(project_folder: Path, tmp_pat
 def test_two_tensors_that_would_get_one_name_are_refused(make_model: Callable[[], HOSER], tmp_path: Path) -> None:
     state = state_dict_of(make_model())
     torch.save({**state, **prefixed("module.")(state)}, tmp_path / "x.pth")
-    assert "stands in it twice, with and without a prefix" in error_of(load_model, make_model(), tmp_path / "x.pth")
+    assert "is there twice, with and without a prefix" in error_of(load_model, make_model(), tmp_path / "x.pth")
 
 
 # The teacher -------------------------------------------------------------------------------------------------------
