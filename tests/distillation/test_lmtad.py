@@ -262,7 +262,6 @@ WRONG_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "NaN": (weights_with("transformer.ln_f.weight", torch.full((64,), math.nan)), "ln_f.weight holds NaN or infinite"),
     "infinite": (weights_with("transformer.ln_f.weight", torch.full((64,), -math.inf)), "holds NaN or infinite"),
     "whole numbers": (weights_with("transformer.ln_f.weight", torch.ones(64, dtype=torch.int64)), "no plain tensor"),
-    "sparse": (weights_with("transformer.ln_f.weight", torch.ones(64).to_sparse()), "no plain tensor of floating"),
     "untied": (weights_with("lm_head.weight", torch.zeros(399, 64)), "lm_head.weight differs from transformer.wte"),
     "grid too large": (lambda c: c.update(grid=(20, 22)), "a grid of 20 x 22 cells and 399 tokens do not fit"),
     "grid of three": (lambda c: c.update(grid=(2, 2, 2)), "grid: found (2, 2, 2), expected rows and columns"),

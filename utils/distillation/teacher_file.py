@@ -15,7 +15,7 @@ from models.lmtad import LMTAD, LMTADConfig
 from utils.distillation.lmtad_import import attributes_of, load_foreign
 from utils.errors import UserError
 from utils.files.file_kinds import foreign_kind
-from utils.files.state_dicts import AVERAGED_COUNT, plain_name
+from utils.files.state_dicts import unwrapped
 from utils.files.tensor_files import save_tensors, state_dict_of
 
 SPECIAL_TOKENS = ("PAD", "EOT", "SOT")
@@ -253,16 +253,15 @@ def _read_model(config: LMTADConfig, state: dict[Any, Any]) -> LMTAD:
 
 def _plain_names(state: dict[Any, Any]) -> dict[str, Tensor]:
     """The weights by the names of `LMTAD`: without prefixes of wrappers and masks, and with the tied one."""
-    weights = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             found = f"{str(key)[:80]!r}: {type(value).__name__}"
             raise ValueError(f"state_dict: found {found}, expected names and tensors")
-        name = plain_name(key)
-        if name in weights:
-            raise ValueError(f"state_dict: {name} is there twice, with and without a prefix")
-        if not (MASK.fullmatch(name) and value.dim() == 4) and name != AVERAGED_COUNT:
-            weights[name] = value
+    try:
+        weights = unwrapped(state)
+    except ValueError as error:
+        raise ValueError(f"state_dict: {error}") from None
+    weights = {name: value for name, value in weights.items() if not (MASK.fullmatch(name) and value.dim() == 4)}
     if "transformer.wte.weight" in weights:
         weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])
     return weights
@@ -276,7 +275,7 @@ def _check_weights(weights: dict[str, Tensor], shapes: dict[str, tuple[int, ...]
         value = weights[name]
         if tuple(value.shape) != shape:
             raise ValueError(f"state_dict: {name} has shape {tuple(value.shape)}, expected {shape} by model_config")
-        if not value.is_floating_point() or value.layout is not torch.strided or value.is_meta:
+        if not value.is_floating_point() or value.is_meta:
             raise ValueError(f"state_dict: {name} is no plain tensor of floating-point numbers")
         if not value.isfinite().all():
             raise ValueError(f"state_dict: {name} holds NaN or infinite values; did its training diverge?")

@@ -1,13 +1,10 @@
 """State dicts as other programs save them: nested in a checkpoint, renamed by wrappers of modules, or pruned."""
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from utils.errors import UserError
 
 # What torch.compile, DataParallel, DistributedDataParallel and AveragedModel put before names.
 WRAPPERS = ("module", "_orig_mod")
@@ -25,27 +22,22 @@ def state_dicts_in(content: Any, key: str = "", depth: int = 2) -> Iterator[tupl
         yield from state_dicts_in(value, f"{key}.{name}".lstrip("."), depth - 1)
 
 
-def plain_name(name: str) -> str:
-    """The name of a tensor without what wrappers of modules put into it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def unwrapped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of the model itself, without what wrappers and pruning have made of it.
 
     Raises:
-        UserError: two tensors would get one name.
+        ValueError: two tensors would get one name.
     """
     plain: dict[str, Tensor] = {}
     for name, value in state.items():
-        short = plain_name(name)
+        short = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if short == AVERAGED_COUNT or (short.endswith("_mask") and f"{name[:-5]}_orig" in state):
             continue
         if short.endswith("_orig") and f"{name[:-5]}_mask" in state:
             short, value = short[:-5], value * state[f"{name[:-5]}_mask"]
         value = value if value.layout is torch.strided else value.to_dense()
         if short in plain:
-            raise UserError(f"{path}: {short}: is there twice, with and without a prefix")
+            raise ValueError(f"{short} is there twice, with and without a prefix")
         plain[short] = value
     return plain
 

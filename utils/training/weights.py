@@ -43,7 +43,10 @@ def find_state_dict(content: Any, path: Path, is_wanted: Callable[[set[str]], bo
     """
     if kind := _other_kind(content, path):
         raise UserError(f"{path}: {kind}")
-    states = {key: without_prefix(unwrapped(state, path), is_wanted) for key, state in state_dicts_in(content)}
+    try:
+        states = {key: without_prefix(unwrapped(state), is_wanted) for key, state in state_dicts_in(content)}
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     found = {key: state for key, state in states.items() if is_wanted(set(state))}
     if len(found) != 1:
         keys = ", ".join(map(str, found or (content if isinstance(content, Mapping) else ())))[:200]
