@@ -17,7 +17,6 @@ from utils.errors import UserError
 from utils.files.atomic import set_aside
 from utils.files.checksums import content_digest
 from utils.files.tensor_files import load_tensors, save_tensors
-from utils.training.engine import restore_optimizer
 from utils.training.weights import load_parameters
 
 MOMENTS = 2  # that AdamW keeps, each as large as the model
@@ -116,6 +115,14 @@ class ResumeFile:
             f"{self.path}: training is complete ({epochs} epochs), but not with these settings: "
             f"{', '.join(differences)}; {', or '.join(ways)}"
         )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the moments of a saved optimizer; its settings stay those that `optimizer` was made with."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def changes_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
