@@ -186,7 +186,7 @@ def test_other_validation_trips_are_announced_and_a_finished_teacher_is_not_pass
     val.write_text("".join(val.read_text().splitlines(keepends=True)[:-1]))
     done = run(COMMAND, ours.folder)
     assert done.returncode == 1
-    assert "training is complete (5 epochs), but not with these settings: other validation data; " in done.stderr
+    assert "training is complete (5 epochs), but not with these settings: other validation data. " in done.stderr
     done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
     assert done.returncode == 0, done.stderr
     assert "the validation data is not the same as so far: perplexities before and after do not compare" in done.stderr

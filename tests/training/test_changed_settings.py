@@ -195,7 +195,7 @@ def test_a_finished_run_does_not_pass_its_result_off_as_that_of_other_settings(
 ) -> None:
     before = files(folder / "save")
     error = error_of(lambda: student(folder, setting, epochs=2))
-    assert f"training is complete (2 epochs), but not with these settings: {difference}; " in error
+    assert f"training is complete (2 epochs), but not with these settings: {difference}. " in error
     for way_out in ("--run_name NAME", "optimizer_config.max_epoch=N", "rm save/Mini/seed1_distill/checkpoint_latest"):
         assert way_out in error
     assert not any("test: accuracy" in message for message in messages)

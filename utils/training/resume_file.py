@@ -113,7 +113,7 @@ class ResumeFile:
         ways.append("repeat its own settings to see its result again")
         return UserError(
             f"{self.path}: training is complete ({epochs} epochs), but not with these settings: "
-            f"{', '.join(differences)}; {', or '.join(ways)}"
+            f"{', '.join(differences)}. Ways out: {', or '.join(ways)}"
         )
 
 
