@@ -25,7 +25,7 @@ from utils.config import Config, config_source, load_config
 from utils.data.dataset import find_folder, load_city
 from utils.data.loader import data_keys, make_loaders
 from utils.files.checksums import content_digest
-from utils.files.tensor_files import EpochCheckpoints, size_bytes
+from utils.files.tensor_files import size_bytes
 from utils.runtime.device import choose_device, set_seed
 from utils.runtime.distributed import join_processes
 from utils.runtime.memory import SMALLER_BATCHES, memory_advice
@@ -33,6 +33,7 @@ from utils.runtime.signals import held_signals
 from utils.tracking.run import Run, log_data, log_summary, open_run
 from utils.training.compile import compile_model
 from utils.training.engine import Learner, evaluate, train_epoch
+from utils.training.epoch_checkpoints import EpochCheckpoints
 from utils.training.heuristics import measure_baselines
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import Metrics

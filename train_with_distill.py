@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     import optuna
 
 
-kept = Kept("no epoch was finished by this command; run it again to go on")
-EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to go on"
+kept = Kept("no epoch was finished by this command; run it again to resume")
+EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to resume"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def main(
     config_path: str | None = None,
     distill: bool | None = None,
 ) -> Result:
-    """Train, or go on training, one run.
+    """Train one run, or resume it.
 
     Args:
         dataset: name of the data set.

@@ -1,4 +1,4 @@
-"""Figures of a trained model on a split, or on any CSV of trips.
+"""Metrics of a trained model on a split, or on any CSV of trips.
 
 uv run python tools/evaluate.py --dataset Demo --checkpoint save/Demo/seed42/best.pth --split test
 """
@@ -45,7 +45,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=("train", "val", "test"), default="test", help="trips (default: test)")
     source.add_argument("--trips", type=Path, metavar="FILE", help="a CSV of trips instead of a split")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
     args = parser.parse_args()
 
     find_folder(args.dataset, args.data_dir)

@@ -45,8 +45,8 @@ from utils.tracking.run import Run, open_run
 from utils.training.engine import make_optimizer
 from utils.training.schedule import Schedule
 
-kept = Kept("no epoch was finished by this command; run it again to go on")
-EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to go on"
+kept = Kept("no epoch was finished by this command; run it again to resume")
+EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to resume"
 ONLY_THE_STUDENT = "only the training of the student reads it"
 UNREAD = {
     **{name: reason for name, reason in ONE_READER.items() if name != "teacher"},
@@ -100,8 +100,8 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
         "data": tokens["train"].data_key,
         **{key: getattr(settings, key) for key in ("n_layer", "n_head", "n_embd", "block_size")},
     }
-    others = {"validation data": tokens["val"].data_key, "precision": precision.name}
-    checkpoint = TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings), others)
+    inputs = {"validation data": tokens["val"].data_key, "precision": precision.name}
+    checkpoint = TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings), inputs)
     checkpoint.restore(model, optimizer, precision)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
     first_epoch = len(checkpoint.perplexities)

@@ -5,14 +5,17 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import error_of
 from scripts import Script, make_mini_project, mini, run, scalars
 
 from models.lmtad import LMTAD, LMTADConfig
+from tools.train_teacher import main as train_teacher_main
 from utils.config import load_config
 from utils.data.dataset import load_city
 from utils.distillation.grid import make_grid
@@ -44,6 +47,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TeacherRun:
     return TeacherRun(folder)
 
 
+def copy_of(trained: TeacherRun, folder: Path) -> TeacherRun:
+    return TeacherRun(Path(shutil.copytree(trained.folder, folder / "project")))
+
+
+def error_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """The error that the command ends with; in this process, since nothing is trained."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [*COMMAND, *arguments])
+    return error_of(train_teacher_main)
+
+
 def test_perplexity_falls_and_the_best_epoch_is_kept(trained: TeacherRun) -> None:
     values = [value for _, value in trained.curves["val_perplexity"]]
     assert len(values) == 5
@@ -57,45 +71,46 @@ def test_perplexity_falls_and_the_best_epoch_is_kept(trained: TeacherRun) -> Non
         assert not torch.equal(value, content["model_state_dict"][name])
 
 
-def test_lost_weights_are_written_again_from_the_best_epoch(trained: TeacherRun, tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(trained.folder, folder)
-    ours = TeacherRun(folder)
-    longer = [*COMMAND, "--set", "teacher.max_epoch=8"]
-    content = torch.load(ours.checkpoint)
-    assert run(longer, folder).returncode == 0
+def test_more_epochs_and_another_batch_size_continue_and_lost_weights_are_written_again(
+    trained: TeacherRun, tmp_path: Path
+) -> None:
+    ours = copy_of(trained, tmp_path)
+    longer = [*COMMAND, "--set", "teacher.batch_size=60", "--set", "teacher.max_epoch=6"]
+    before = torch.load(ours.checkpoint)
+    done = run(longer, ours.folder)
+    assert done.returncode == 0, done.stderr
+    assert "teacher.batch_size was 20 so far, and is 60 now" in done.stderr
+    assert "✅ Resumed from checkpoint: epoch 6" in done.stderr
+    assert [step for step, _ in ours.curves["teacher_loss"]] == list(range(5 * 6 + 2))
     after = torch.load(ours.checkpoint)
-    assert after["val_perplexity"][:5] == content["val_perplexity"]  # more epochs go on from the end
+    assert after["val_perplexity"][:5] == before["val_perplexity"]
     ours.weights.unlink()
-    assert run(longer, folder).returncode == 0
+    assert run(longer, ours.folder).returncode == 0
     for name, value in load_teacher(ours.weights).model.state_dict().items():
         assert torch.equal(value, after["best_state_dict"][name])
 
 
-def test_a_file_that_is_not_of_this_training_is_not_overwritten(trained: TeacherRun, tmp_path: Path) -> None:
-    finished = tmp_path / "finished"
-    shutil.copytree(trained.folder, finished)
-    for folder in (make_mini_project(tmp_path / "fresh"), finished):
+def test_a_file_that_is_not_of_this_training_is_not_overwritten(
+    trained: TeacherRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (make_mini_project(tmp_path / "fresh"), copy_of(trained, tmp_path / "finished").folder):
         (folder / "mine.pt").write_text("precious")
-        done = run([*COMMAND, "--set", "distill.teacher=mine.pt"], folder)
-        assert done.returncode == 1
-        assert "error: mine.pt exists and is not of this training" in done.stderr
+        error = error_in(folder, monkeypatch, "--set", "distill.teacher=mine.pt")
+        assert error.startswith("mine.pt exists and is not of this training")
         assert (folder / "mine.pt").read_text() == "precious"
 
 
-def test_other_trips_are_another_training(trained: TeacherRun, tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(trained.folder, folder)
-    train = folder / "data" / "Mini" / "train.csv"
+def test_another_grid_and_other_trips_are_another_training(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = copy_of(trained, tmp_path)
+    train = ours.folder / "data" / "Mini" / "train.csv"
     train.write_text("".join(train.read_text().splitlines(keepends=True)[:60]))
-    done = run([*COMMAND, "--set", "teacher.max_epoch=1"], folder)
+    done = run([*COMMAND, "--set", "teacher.max_epoch=1", "--set", "distill.grid_size=0.002"], ours.folder)
     assert done.returncode == 0, done.stderr
-    assert "⚠️  Checkpoint mismatch (data=" in done.stderr
+    assert re.search(r"⚠️  Checkpoint mismatch \(grid=\[\d+, \d+\] vs \[\d+, \d+\], data=\w+ vs \w+\)", done.stderr)
 
 
 def test_distillation_reads_the_teacher_where_it_was_written(trained: TeacherRun, tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(trained.folder, folder)
+    folder = copy_of(trained, tmp_path).folder
     done = run(mini("train_with_distill.py", "--set", "optimizer_config.max_epoch=1"), folder)
     assert done.returncode == 0, done.stderr
     assert re.search(r"grid of \d+ x \d+ cells", done.stderr)
@@ -109,9 +124,9 @@ def wait_for_epochs(training: Script, checkpoint: Path, epochs: int) -> None:
     training.wait_until(lambda: epochs_done() >= epochs)
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(trained: TeacherRun, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_same_weights(trained: TeacherRun, tmp_path: Path) -> None:
     ours = TeacherRun(make_mini_project(tmp_path))
-    for epochs in (1, 2, 4):
+    for epochs in (1, 3):
         with Script(COMMAND, tmp_path) as training:
             wait_for_epochs(training, ours.checkpoint, epochs)
             training.kill()
@@ -121,26 +136,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained: TeacherRun, tmp_
     assert ours.curves == trained.curves
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--set", "teacher.n_layer=1"], "n_layer=2 vs 1"),
-        (["--set", "teacher.n_head=4"], "n_head=2 vs 4"),
-        (["--seed", "43"], "seed=42 vs 43"),
-        (["--set", "distill.grid_size=0.002"], "grid="),
-    ],
-)
-def test_another_teacher_sets_the_one_before_aside_and_says_how_to_go_back(
-    trained: TeacherRun, tmp_path: Path, arguments: list[str], text: str
-) -> None:
-    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
-    other = [*COMMAND, *arguments, "--set", "teacher.max_epoch=1"]
-    done = run(other, ours.folder)
+def test_another_teacher_sets_the_one_before_aside_and_says_how_to_go_back(trained: TeacherRun, tmp_path: Path) -> None:
+    ours = copy_of(trained, tmp_path)
+    done = run([*COMMAND, "--seed", "43", "--set", "teacher.n_layer=1", "--set", "teacher.max_epoch=1"], ours.folder)
     assert done.returncode == 0, done.stderr
-    assert f"⚠️  Checkpoint mismatch ({text}" in done.stderr
-    kept = {name: ours.save / name for name in ("checkpoint_latest.earlier-1.pth", "weights.earlier-1.pt")}
-    assert kept["checkpoint_latest.earlier-1.pth"].read_bytes() == trained.checkpoint.read_bytes()
-    assert kept["weights.earlier-1.pt"].read_bytes() == trained.weights.read_bytes()
+    assert "⚠️  Checkpoint mismatch (seed=42 vs 43, n_layer=2 vs 1)\n⚠️  Starting fresh" in done.stderr
+    kept = ours.save / "checkpoint_latest.earlier-1.pth", ours.save / "weights.earlier-1.pt"
+    assert kept[0].read_bytes() == trained.checkpoint.read_bytes()
+    assert kept[1].read_bytes() == trained.weights.read_bytes()
     other_pair = ours.checkpoint.read_bytes(), ours.weights.read_bytes()
     way_back = "to go back to it, and keep this one: "
     [line] = [line for line in done.stderr.splitlines() if line.startswith(way_back)]
@@ -153,7 +156,7 @@ def test_another_teacher_sets_the_one_before_aside_and_says_how_to_go_back(
 
 
 def test_another_teacher_that_is_ended_in_its_first_epoch_changes_nothing(trained: TeacherRun, tmp_path: Path) -> None:
-    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    ours = copy_of(trained, tmp_path)
     with Script([*COMMAND, "--seed", "43"], ours.folder) as training:
         training.wait_until(lambda: "Starting fresh" in training.stderr)
         training.kill()
@@ -162,53 +165,36 @@ def test_another_teacher_that_is_ended_in_its_first_epoch_changes_nothing(traine
 
 
 def test_a_kill_while_a_teacher_is_set_aside_loses_nothing(trained: TeacherRun, tmp_path: Path) -> None:
-    """The weights are moved first: either command goes on from there."""
-    for seed in ("42", "43"):
-        ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / seed))
-        ours.weights.rename(ours.save / "weights.earlier-1.pt")
-        assert run([*COMMAND, "--seed", seed, "--set", "teacher.max_epoch=5"], ours.folder).returncode == 0
-        if seed == "42":
-            assert ours.weights.read_bytes() == trained.weights.read_bytes()
-        else:
-            pair = ours.save / "checkpoint_latest.earlier-1.pth", ours.save / "weights.earlier-1.pt"
-            assert [path.read_bytes() for path in pair] == [
-                trained.checkpoint.read_bytes(),
-                trained.weights.read_bytes(),
-            ]
-
-
-def test_a_pair_that_a_kill_has_torn_apart_gets_one_number(trained: TeacherRun, tmp_path: Path) -> None:
-    ours = TeacherRun(Path(shutil.copytree(trained.folder, tmp_path / "project")))
+    """The weights are moved first: the same command writes them again, and another teacher completes the pair."""
+    ours = copy_of(trained, tmp_path)
     (ours.save / "weights.earlier-1.pt").write_text("an exported one, from before")
     ours.weights.rename(ours.save / "weights.earlier-2.pt")  # and there the process was killed
-    done = run([*COMMAND, "--seed", "43", "--set", "teacher.max_epoch=1"], ours.folder)
-    assert done.returncode == 0, done.stderr
-    assert (ours.save / "checkpoint_latest.earlier-2.pth").read_bytes() == trained.checkpoint.read_bytes()
+    other = TeacherRun(Path(shutil.copytree(ours.folder, tmp_path / "other")))
+    assert run(COMMAND, ours.folder).returncode == 0
+    assert ours.weights.read_bytes() == trained.weights.read_bytes()
+    assert run([*COMMAND, "--seed", "43", "--set", "teacher.max_epoch=1"], other.folder).returncode == 0
+    pair = other.save / "checkpoint_latest.earlier-2.pth", other.save / "weights.earlier-2.pt"
+    assert pair[0].read_bytes() == trained.checkpoint.read_bytes()
+    assert pair[1].read_bytes() == trained.weights.read_bytes()
 
 
-def test_other_validation_trips_are_told_and_a_finished_teacher_is_not_passed_off(
+def test_other_validation_trips_are_announced_and_a_finished_teacher_is_not_passed_off(
     trained: TeacherRun, tmp_path: Path
 ) -> None:
-    ours = TeacherRun(Path(shutil.copytree(trained.folder, tmp_path / "project")))
+    ours = copy_of(trained, tmp_path)
     val = ours.folder / "data" / "Mini" / "val.csv"
     val.write_text("".join(val.read_text().splitlines(keepends=True)[:-1]))
     done = run(COMMAND, ours.folder)
     assert done.returncode == 1
-    assert "the teacher is trained (5 epochs), but not with these settings: other validation data." in done.stderr
+    assert "training is complete (5 epochs), but not with these settings: other validation data. " in done.stderr
     done = run([*COMMAND, "--set", "teacher.max_epoch=6"], ours.folder)
     assert done.returncode == 0, done.stderr
     assert "the validation data is not the same as so far: perplexities before and after do not compare" in done.stderr
 
 
-def test_a_teacher_that_is_trained_says_so(trained: TeacherRun) -> None:
-    done = run(COMMAND, trained.folder)
-    assert "training is complete: all 5 epochs are done" in done.stderr
-    assert "Resumed" not in done.stderr
-
-
 def test_an_exported_teacher_in_that_place_outlives_every_training(trained: TeacherRun, tmp_path: Path) -> None:
     """Also if it was put there between two parts of a training."""
-    ours = TeacherRun(shutil.copytree(trained.folder, tmp_path / "project"))
+    ours = copy_of(trained, tmp_path)
     model = LMTAD(LMTADConfig(block_size=16, vocab_size=400, n_layer=1, n_head=1, n_embd=8))
     save_teacher(ours.weights, model, (1, 300))
     exported = ours.weights.read_bytes()
@@ -231,7 +217,7 @@ def test_a_teacher_that_diverges_saves_nothing_more(tmp_path: Path) -> None:
 
 
 def test_a_perplexity_that_is_no_number_is_never_the_best(workplace: Path) -> None:
-    checkpoint = TeacherCheckpoint(workplace, workplace / "weights.pt", {})
+    checkpoint = TeacherCheckpoint(workplace, workplace / "weights.pt", {}, {}, {})
     for values, best in (([math.nan, 5.0, 4.0], 3), ([7.0, math.nan, 8.0], 1), ([math.nan, math.nan, 9.0], 3)):
         checkpoint.perplexities = values
         assert checkpoint.best_epoch == best
@@ -240,6 +226,8 @@ def test_a_perplexity_that_is_no_number_is_never_the_best(workplace: Path) -> No
 def test_a_teacher_is_introduced_with_what_its_perplexity_means(trained: TeacherRun, tmp_path: Path) -> None:
     done = run(COMMAND, trained.folder)
     assert done.returncode == 0, done.stderr
+    assert "training is complete: all 5 epochs are done" in done.stderr
+    assert "Resumed" not in done.stderr
     number = r"(\d+\.\d\d)"
     found = re.search(
         rf"hesitates as between {number} equally likely cells; a uniform guess .*, as between {number}", done.stderr
@@ -282,30 +270,13 @@ def test_weights_of_another_training_are_set_aside(trained: TeacherRun, tmp_path
     assert load_teacher(ours.weights).model.config.n_head == 1
 
 
-def test_a_training_goes_on_with_another_batch_size_and_tells_so(trained: TeacherRun, tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(trained.folder, folder)
-    done = run([*COMMAND, "--set", "teacher.batch_size=60", "--set", "teacher.max_epoch=6"], folder)
-    assert done.returncode == 0, done.stderr
-    assert "teacher.batch_size was 20 so far, and is 60 now" in done.stderr
-    assert "✅ Resumed from checkpoint: epoch 6" in done.stderr
-    assert [step for step, _ in TeacherRun(folder).curves["teacher_loss"]] == list(range(5 * 6 + 2))
-
-
-def test_a_damaged_checkpoint_is_an_error_that_says_how_to_go_on(trained: TeacherRun, tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    shutil.copytree(trained.folder, folder)
-    checkpoint = TeacherRun(folder).checkpoint
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    done = run(COMMAND, folder)
-    assert done.returncode == 1
-    assert "rm save/Mini/teacher/checkpoint_latest.pth" in done.stderr.splitlines()[-1]
-
-
-def test_sizes_that_do_not_fit_are_an_error(trained: TeacherRun) -> None:
-    done = run([*COMMAND, "--set", "teacher.n_head=5"], trained.folder)
-    assert done.returncode == 1
-    assert "error: teacher: n_head: found 5" in done.stderr
+def test_a_damaged_checkpoint_and_sizes_that_do_not_fit_are_errors_with_a_remedy(
+    trained: TeacherRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = copy_of(trained, tmp_path)
+    assert error_in(ours.folder, monkeypatch, "--set", "teacher.n_head=5").startswith("teacher: n_head: found 5")
+    ours.checkpoint.write_bytes(ours.checkpoint.read_bytes()[:-100])
+    assert "rm save/Mini/teacher/checkpoint_latest.pth" in error_in(ours.folder, monkeypatch)
 
 
 def test_sequences_are_sot_cells_eot_and_targets_are_shifted_by_one(trained: TeacherRun) -> None:

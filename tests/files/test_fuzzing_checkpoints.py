@@ -170,7 +170,7 @@ def save(content: Any, path: Path) -> None:
 
 
 def restore(saved: Saved, folder: Path) -> dict[str, Tensor] | None:
-    """The weights that training would go on with, or None where it starts from scratch."""
+    """The weights that training would resume with, or None where it starts from scratch."""
     checkpoint = RollingCheckpoint(folder, IDENTITY, saved.config)
     learner = saved.make_learner()
     checkpoint.restore(learner, {"training data": "data"})

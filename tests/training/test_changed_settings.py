@@ -1,19 +1,23 @@
 """Every setting that is changed on resume is in force from the next epoch on, or the run refuses and says why."""
 
+import contextlib
 import dataclasses
-import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scripts import make_mini_project, make_mini_teacher, mini, run
+from helpers import error_of
+from scripts import make_mini_project, make_mini_teacher, mini
 
+import train_with_distill
+from tools.train_teacher import main as train_teacher_main
 from utils.config import Config, load_config
 from utils.config_sections import DistillConfig, OptimizerConfig, TeacherConfig, TrainingConfig
 
-# Another value of each key; what happens to a run of two epochs that goes on to a third with it.
+# Another value of each key; what happens to a run of two epochs that trains a third with it.
 CHANGED: dict[str, Any] = {
     "optimizer_config.max_epoch": 4,
     "optimizer_config.batch_size": 50,
@@ -65,13 +69,15 @@ def test_no_key_is_left_out_below() -> None:
     assert set(TEACHER_CHANGED) == keys_of("teacher", TeacherConfig)
 
 
-def sets(**values: Any) -> list[str]:
-    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+def sets(settings: dict[str, Any]) -> list[str]:
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
-def student(*arguments: str, epochs: int) -> list[str]:
-    # A decay that shows; epochs before the key under test, which may be the number of epochs.
-    return mini("train_with_distill.py", "--seed", "1", *sets(**{"optimizer_config.max_epoch": epochs}), *arguments)
+def student(folder: Path, *settings: str, epochs: int, **options: Any) -> None:
+    """Train, in this process: a run of one small epoch is shorter than the start of a program."""
+    settings = (f"optimizer_config.max_epoch={epochs}", *settings)
+    with contextlib.chdir(folder):
+        train_with_distill.main("Mini", 1, -1, settings, **{"config_path": "Mini.yaml", **options})
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_mini_teacher(folder, seed=9)
     (folder / "save" / "Mini" / "teacher" / "weights.pt").rename(folder / "other.pt")
     (folder / "first.pt").rename(folder / "save" / "Mini" / "teacher" / "weights.pt")
-    assert run(student(epochs=2), folder).returncode == 0
+    student(folder, epochs=2)
     return folder
 
 
@@ -90,32 +96,34 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unchanged(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Its checkpoint after a third epoch with the same settings."""
     folder = Path(shutil.copytree(interrupted, tmp_path_factory.mktemp("unchanged") / "project"))
-    assert run(student(epochs=3), folder).returncode == 0
+    student(folder, epochs=3)
     return torch.load(folder / "save" / "Mini" / "seed1_distill" / "checkpoint_latest.pth")
+
+
+@pytest.fixture
+def folder(interrupted: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(interrupted, tmp_path / "project"))
 
 
 @pytest.mark.parametrize("key", sorted(CHANGED))
 def test_a_setting_of_the_student(
-    key: str, interrupted: Path, unchanged: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, folder: Path, unchanged: dict[str, Any], messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if key == "training.compile":
-        monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # for training.compile
     path = folder / "save" / "Mini" / "seed1_distill" / "checkpoint_latest.pth"
-    before = path.read_bytes()
-    done = run(student(*sets(**{key: CHANGED[key]}), epochs=3), folder)
+    before, setting = path.read_bytes(), f"{key}={CHANGED[key]}"
     if key in ANOTHER_RUN:
-        assert done.returncode == 0, done.stderr
+        student(folder, setting, epochs=3)
         assert path.read_bytes() == before
         return
     if key in REFUSED:
-        assert done.returncode == 1
-        assert "distill.grid_size and distill.downsample make" in done.stderr.splitlines()[-1]
+        assert "distill.grid_size and distill.downsample make" in error_of(lambda: student(folder, setting, epochs=3))
         assert path.read_bytes() == before
         return
-    assert done.returncode == 0, done.stderr
-    [told] = re.findall(rf"^{re.escape(key)} was (.*) so far, and is (.*) now$", done.stderr, re.MULTILINE)
-    assert told[1] == str(CHANGED[key])
+    student(folder, setting, epochs=3)
+    [announced] = [message for message in messages if message.startswith(f"{key} was ")]
+    assert announced.endswith(f" so far, and is {CHANGED[key]} now")
     content = torch.load(path)
     section, _, name = key.partition(".")
     assert content["resume_state"]["config"][section][name] == CHANGED[key]
@@ -132,12 +140,11 @@ def test_a_setting_of_the_student(
     assert same is (key in SAME_RESULT)
 
 
-def test_weight_decay_changes_the_weights_as_adamw_says(interrupted: Path, unchanged: dict, tmp_path: Path) -> None:
+def test_weight_decay_changes_the_weights_as_adamw_says(folder: Path, unchanged: dict[str, Any]) -> None:
     """Without it from the third epoch on, weights end larger."""
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
     path = folder / "save" / "Mini" / "seed1_distill" / "checkpoint_latest.pth"
     start = torch.load(path)
-    assert run(student(*sets(**{"optimizer_config.weight_decay": 0.0}), epochs=3), folder).returncode == 0
+    student(folder, "optimizer_config.weight_decay=0.0", epochs=3)
     name = "trajectory_encoder.road_zone_fusion_mlp.0.weight"
     norms = [state["model_state_dict"][name].norm().item() for state in (start, unchanged, torch.load(path))]
     assert norms[2] > norms[1]
@@ -151,27 +158,20 @@ def test_weight_decay_changes_the_weights_as_adamw_says(interrupted: Path, uncha
         ("road_network_encoder_config.zone_id_num_embeddings", 9),
     ],
 )
-def test_another_size_of_the_model_is_refused_by_its_key(
-    key: str, value: int, interrupted: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
-    done = run(student(*sets(**{key: value}), epochs=3), folder)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert f"checkpoint_latest.pth: does not fit this model: {key} is {value} and was " in last
-    assert "is of another architecture: to restart training from scratch, rm " in last
+def test_another_size_of_the_model_is_refused_by_its_key(key: str, value: int, folder: Path) -> None:
+    error = error_of(lambda: student(folder, f"{key}={value}", epochs=3))
+    assert f"checkpoint_latest.pth: does not fit this model: {key} is {value} and was " in error
+    assert "is of another architecture: to restart training from scratch, rm " in error
 
 
-@pytest.mark.parametrize("setting", ["teacher.n_layer=2", "optuna.n_startup_trials=3", "wandb.project=other"])
-def test_settings_that_this_training_does_not_read_are_told_as_such_and_not_as_changed(
-    setting: str, interrupted: Path, tmp_path: Path
+def test_settings_that_this_training_does_not_read_are_named_as_such_and_not_as_changed(
+    folder: Path, messages: list[str]
 ) -> None:
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
-    done = run(student("--set", setting, epochs=3), folder)
-    assert done.returncode == 0, done.stderr
-    key = setting.partition("=")[0]
-    assert f"{key} has no effect here: " in done.stderr
-    assert f"{key} was" not in done.stderr
+    settings = {"teacher.n_layer": 2, "optuna.n_startup_trials": 3, "wandb.project": "other"}
+    student(folder, *(f"{key}={value}" for key, value in settings.items()), epochs=3)
+    for key in settings:
+        assert any(message.startswith(f"{key} has no effect here: ") for message in messages)
+        assert not any(message.startswith(f"{key} was") for message in messages)
 
 
 # A run that is complete ------------------------------------------------------------------------------------------
@@ -182,60 +182,51 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "difference"),
+    ("setting", "difference"),
     [
-        (["--set", "distill.lambda=0.5"], "distill.lambda is 0.5 and was 0.01"),
-        (["--set", "distill.teacher=other.pt"], "other teacher"),
-        (["--set", "optimizer_config.weight_decay=0"], "optimizer_config.weight_decay is 0.0 and was 0.1"),
-        (["--set", "training.precision=bfloat16"], "training.precision is bfloat16 and was auto"),
-        (["--config", "Best.yaml"], "optimizer_config.learning_rate is 0.001 and was 0.005"),
+        ("distill.lambda=0.5", "distill.lambda is 0.5 and was 0.01"),
+        ("distill.teacher=other.pt", "other teacher"),
+        ("optimizer_config.weight_decay=0", "optimizer_config.weight_decay is 0.0 and was 0.1"),
+        ("training.precision=bfloat16", "training.precision is bfloat16 and was auto"),
     ],
 )
 def test_a_finished_run_does_not_pass_its_result_off_as_that_of_other_settings(
-    arguments: list[str], difference: str, interrupted: Path, tmp_path: Path
+    setting: str, difference: str, folder: Path, messages: list[str]
 ) -> None:
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
-    (folder / "Best.yaml").write_text((folder / "Mini.yaml").read_text().replace("0.005", "0.001"))
     before = files(folder / "save")
-    done = run(student(*arguments, epochs=2), folder)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert f"training is complete (2 epochs), but not with these settings: {difference}" in last
+    error = error_of(lambda: student(folder, setting, epochs=2))
+    assert f"training is complete (2 epochs), but not with these settings: {difference}. " in error
     for way_out in ("--run_name NAME", "optimizer_config.max_epoch=N", "rm save/Mini/seed1_distill/checkpoint_latest"):
-        assert way_out in last
-    assert "test: accuracy" not in done.stderr
+        assert way_out in error
+    assert not any("test: accuracy" in message for message in messages)
     assert files(folder / "save") == before
-    done = run(student(*arguments, "--run_name", "another", epochs=2), folder)  # the first way out
-    assert done.returncode == 0, done.stderr
+
+
+def test_a_finished_run_with_another_configuration_file_can_be_trained_in_another_folder(folder: Path) -> None:
+    """The first way out of the error."""
+    (folder / "Best.yaml").write_text((folder / "Mini.yaml").read_text().replace("0.005", "0.001"))
+    error = error_of(lambda: student(folder, epochs=2, config_path="Best.yaml"))
+    assert "optimizer_config.learning_rate is 0.001 and was 0.005" in error
+    student(folder, epochs=2, config_path="Best.yaml", run_name="another")
     assert (folder / "save" / "Mini" / "another" / "best.pth").exists()
 
 
-def test_a_finished_run_notices_other_data(interrupted: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
+def test_a_finished_run_notices_other_data(folder: Path) -> None:
     val = folder / "data" / "Mini" / "val.csv"
     val.write_text("".join(val.read_text().splitlines(keepends=True)[:-1]))
-    done = run(student(epochs=2), folder)
-    assert done.returncode == 1
-    assert "but not with these settings: other validation data" in done.stderr
+    error = error_of(lambda: student(folder, epochs=2))
+    assert "but not with these settings: other validation data" in error
 
 
-@pytest.mark.parametrize(
-    "settings", [["distill.cache=false"], ["training.precision=float32"], ["wandb.project=x"], ["teacher.n_layer=1"]]
-)
-def test_settings_that_do_not_shape_the_result_leave_a_finished_run_finished(
-    settings: list[str], interrupted: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
-    done = run(student("--set", *settings, epochs=2), folder)
-    assert done.returncode == 0, done.stderr
-    assert "training is complete: all 2 epochs are done\n" in done.stderr
+def test_settings_that_do_not_shape_the_result_leave_a_finished_run_finished(folder: Path, messages: list[str]) -> None:
+    settings = ("distill.cache=false", "training.precision=float32", "wandb.project=x", "teacher.n_layer=1")
+    student(folder, *settings, epochs=2)
+    assert "training is complete: all 2 epochs are done" in messages
 
 
-def test_a_run_with_more_epochs_than_asked_for_says_what_is_there(interrupted: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(interrupted, tmp_path / "project"))
-    done = run(student(epochs=1), folder)
-    assert done.returncode == 0, done.stderr
-    assert "training is complete: all 2 epochs are done, more than optimizer_config.max_epoch = 1\n" in done.stderr
+def test_a_run_with_more_epochs_than_asked_for_says_what_is_there(folder: Path, messages: list[str]) -> None:
+    student(folder, epochs=1)
+    assert "training is complete: all 2 epochs are done, more than optimizer_config.max_epoch = 1" in messages
 
 
 # The teacher -----------------------------------------------------------------------------------------------------
@@ -251,38 +242,49 @@ SMALL = {
 }
 
 
-def teacher(*arguments: str, epochs: int) -> list[str]:
-    settings = sets(**SMALL, **{"teacher.max_epoch": epochs})
-    return mini("tools/train_teacher.py", "--seed", "1", *settings, *arguments)
+def teacher(folder: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, **changed: Any) -> None:
+    settings = sets({**SMALL, "teacher.max_epoch": epochs, **changed})
+    monkeypatch.setattr(sys, "argv", mini("tools/train_teacher.py", "--seed", "1", "--cuda", "-1", *settings))
+    with contextlib.chdir(folder):
+        train_teacher_main()
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_mini_project(tmp_path_factory.mktemp("taught"))
-    assert run(teacher(epochs=2), folder).returncode == 0
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        teacher(folder, monkeypatch, epochs=2)
     return folder
 
 
 @pytest.fixture(scope="module")
 def taught_on(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = Path(shutil.copytree(taught, tmp_path_factory.mktemp("taught_on") / "project"))
-    assert run(teacher(epochs=3), folder).returncode == 0
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        teacher(folder, monkeypatch, epochs=3)
     return torch.load(folder / "save" / "Mini" / "teacher" / "checkpoint_latest.pth")
 
 
 @pytest.mark.parametrize("key", sorted(TEACHER_CHANGED))
-def test_a_setting_of_the_teacher(key: str, taught: Path, taught_on: dict[str, Any], tmp_path: Path) -> None:
+def test_a_setting_of_the_teacher(
+    key: str,
+    taught: Path,
+    taught_on: dict[str, Any],
+    tmp_path: Path,
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     folder = Path(shutil.copytree(taught, tmp_path / "project"))
     path, name = folder / "save" / "Mini" / "teacher" / "checkpoint_latest.pth", key.partition(".")[2]
-    done = run(teacher(*sets(**{key: TEACHER_CHANGED[key]}), epochs=3), folder)
-    assert done.returncode == 0, done.stderr
+    before = torch.load(path)["settings"]
+    teacher(folder, monkeypatch, **{"epochs": 3, key: TEACHER_CHANGED[key]})
     content = torch.load(path)
     if key in TEACHER_SIZES:
-        assert f"⚠️  Checkpoint mismatch ({name}=" in done.stderr
+        assert any(message.startswith(f"⚠️  Checkpoint mismatch ({name}=") for message in messages)
         assert content["identity"][name] == TEACHER_CHANGED[key]
         assert path.with_name("checkpoint_latest.earlier-1.pth").exists()
         return
-    assert f"{key} was {taught_settings(taught)[name]} so far, and is {TEACHER_CHANGED[key]} now" in done.stderr
+    assert f"{key} was {before[name]} so far, and is {TEACHER_CHANGED[key]} now" in messages
     assert content["settings"][name] == TEACHER_CHANGED[key]
     if key == "teacher.max_epoch":
         assert len(content["val_perplexity"]) == 4
@@ -293,18 +295,15 @@ def test_a_setting_of_the_teacher(key: str, taught: Path, taught_on: dict[str, A
     assert not all(torch.equal(value, taught_on["model_state_dict"][name]) for name, value in weights)
 
 
-def taught_settings(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "save" / "Mini" / "teacher" / "checkpoint_latest.pth")["settings"]
-
-
-def test_a_finished_teacher_is_not_passed_off_as_one_of_other_settings(taught: Path, tmp_path: Path) -> None:
+def test_a_finished_teacher_is_not_passed_off_as_one_of_other_settings(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(shutil.copytree(taught, tmp_path / "project"))
     before = files(folder / "save")
-    done = run(teacher(*sets(**{"teacher.dropout": 0.5}), epochs=2), folder)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert "the teacher is trained (2 epochs), but not with these settings: teacher.dropout is 0.5 and was 0.1" in last
-    assert "teacher.max_epoch=N" in last and "rm save/Mini/teacher/checkpoint_latest.pth" in last
+    error = error_of(lambda: teacher(folder, monkeypatch, **{"epochs": 2, "teacher.dropout": 0.5}))
+    assert "training is complete (2 epochs), but not with these settings: teacher.dropout is 0.5 and was 0.1" in error
+    assert "teacher.max_epoch=N" in error
+    assert "rm save/Mini/teacher/checkpoint_latest.pth; save/Mini/teacher/weights.pt is kept" in error
     assert files(folder / "save") == before
 
 

@@ -73,7 +73,7 @@ def test_best_is_byte_for_byte_the_first_epoch_of_the_highest_accuracy(finished:
 
 
 def test_the_first_of_equal_epochs_is_the_best(tmp_path: Path) -> None:
-    from utils.files.tensor_files import EpochCheckpoints
+    from utils.training.epoch_checkpoints import EpochCheckpoints
 
     checkpoints, model = EpochCheckpoints(tmp_path), torch.nn.Linear(1, 1)
     best_after_each = []

@@ -1,7 +1,9 @@
 """The rolling checkpoint of a teacher's training, and the file of its best weights."""
 
+import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from loguru import logger
@@ -10,19 +12,31 @@ from torch import Tensor
 from models.lmtad import LMTAD
 from utils.distillation.teacher_file import save_teacher
 from utils.errors import UserError
-from utils.files.atomic import earlier_path, free_number, move, set_aside
+from utils.files.atomic import earlier_path, free_number, move
 from utils.files.checksums import content_digest
 from utils.files.disk_space import warn_if_short
-from utils.files.tensor_files import load_tensors, save_tensors, state_dict_of
+from utils.files.tensor_files import on_cpu, state_dict_of
 from utils.runtime.device import Precision
-from utils.training.engine import restore_optimizer
-from utils.training.rolling_checkpoint import MOMENTS, Change, on_cpu
-from utils.training.weights import load_parameters
-
-KEYS = (
-    *("identity", "settings", "val_perplexity", "batches_done"),
-    *("model_state_dict", "best_state_dict", "optimizer_state_dict", "scaler"),
+from utils.training.resume_file import (
+    MOMENTS,
+    ResumeFile,
+    announce,
+    changes_between,
+    digest_of,
+    make_way_for_best,
+    other_inputs,
 )
+
+KINDS = {
+    "identity": dict,
+    "settings": dict,
+    "val_perplexity": list,
+    "batches_done": int,
+    "model_state_dict": dict,
+    "best_state_dict": dict,
+    "optimizer_state_dict": dict,
+    "scaler": dict,
+}
 
 
 class TeacherCheckpoint:
@@ -33,23 +47,24 @@ class TeacherCheckpoint:
         folder: Path,
         weights: Path,
         identity: dict[str, object],
-        settings: dict[str, object] | None = None,
-        others: dict[str, str] | None = None,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
     ):
         """Nothing is read yet.
 
         Args:
             folder: of the run.
             weights: the teacher file.
-            identity: what a run must share with a checkpoint to go on from it.
-            settings: keys of the section `teacher`, which may change.
-            others: what else shapes the result, and may change, by what it is.
+            identity: what a run must share with a checkpoint to resume from it.
+            settings: the section `teacher`, whose other keys may change.
+            inputs: what else shapes the result, and may change, by what it is.
         """
         self.path, self.weights = folder / "checkpoint_latest.pth", weights
-        self.identity, self.settings, self.others = identity, settings or {}, others or {}
+        self.settings, self.inputs = settings, inputs
+        self._file = ResumeFile(self.path, identity)
         self._is_fresh = True  # what is there is another training's, and is set aside before the first epoch is saved
         self.perplexities: list[float] = []
-        self.batches_done = 0  # those of an epoch may change between the parts of a training
+        self.batches_done = 0  # through all epochs; an epoch's number of batches may change when a run resumes
         self._best_state: dict[str, Tensor] = {}
         self._replaced_digest = ""  # of the best weights before these
 
@@ -59,44 +74,70 @@ class TeacherCheckpoint:
         perplexities = [math.inf if math.isnan(value) else value for value in self.perplexities]
         return perplexities.index(min(perplexities)) + 1
 
+    # What is in the file --------------------------------------------------------------------------------------------
+
+    def state_dict(self, model: LMTAD, optimizer: torch.optim.Optimizer, precision: Precision) -> dict[str, Any]:
+        """The content of the checkpoint."""
+        return {
+            "identity": self._file.identity,
+            "settings": self.settings,
+            "others": self.inputs,
+            "weights": str(self.weights),
+            "val_perplexity": self.perplexities,
+            "batches_done": self.batches_done,
+            "model_state_dict": state_dict_of(model),
+            "best_state_dict": self._best_state,
+            "replaced_digest": self._replaced_digest,
+            "optimizer_state_dict": on_cpu(optimizer.state_dict()),
+            "scaler": precision.scaler.state_dict(),
+        }
+
+    def load_state_dict(
+        self, content: dict[str, Any], model: LMTAD, optimizer: torch.optim.Optimizer, precision: Precision
+    ) -> None:
+        """Put training, model and optimizer into the state that `content`, of this teacher, was saved in.
+
+        Raises:
+            UserError: it does not fit the model.
+        """
+        self._file.load_learner(content, model, optimizer)
+        precision.load_scaler(content["scaler"])
+        self.perplexities, self.batches_done = content["val_perplexity"], content["batches_done"]
+        self._best_state = content["best_state_dict"]
+        self._replaced_digest = content.get("replaced_digest", "")
+
+    # The steps of a training ----------------------------------------------------------------------------------------
+
     def restore(self, model: LMTAD, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
-        """Go on from an interrupted training of the same teacher, if there is one.
+        """Resume an interrupted training of the same teacher, if there is one.
 
         Raises:
             UserError: the checkpoint is damaged, the file of the weights is somebody else's, or no epoch is left and
                 the teacher was trained with other settings.
         """
-        if not self.path.exists():
-            self._check_owned(None)
+        content = self._file.read(KINDS)
+        self._check_owned(content)
+        if content is None:
             return
-        remedy = f"to train from scratch, rm {self.path} and run the same command again"
-        try:
-            content = load_tensors(self.path)
-        except UserError as error:
-            raise UserError(f"{error}; {remedy}") from None
-        if not isinstance(content, dict) or not set(KEYS) <= set(content):
-            raise UserError(f"{self.path}: no teacher's checkpoint; {remedy}")
-        found, perplexities = content["identity"], content["val_perplexity"]
-        self._check_owned(content.get("weights"))
-        if found != self.identity:
-            changed = [
-                f"{key}={found.get(key)} vs {own}" for key, own in self.identity.items() if found.get(key) != own
-            ]
-            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(changed)})")
+        if mismatches := self._file.mismatches(content["identity"]):
+            logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(mismatches)})")
             logger.warning("⚠️  Starting fresh; the other teacher is set aside when the first epoch is done")
             return
-        self._tell_changes(content["settings"], content.get("others", {}), len(perplexities))
-        load_parameters(model, content["model_state_dict"], self.path, remedy)
-        restore_optimizer(optimizer, content["optimizer_state_dict"])
-        precision.load_scaler(content["scaler"])
-        self.perplexities, self.batches_done = perplexities, content["batches_done"]
-        self._best_state, self._is_fresh = content["best_state_dict"], False
-        self._replaced_digest = content.get("replaced_digest", "")
+        self._announce_changes(content)
+        self.load_state_dict(content, model, optimizer, precision)
+        self._is_fresh = False
         self._finish_weights(model)
-        if self._is_complete(len(perplexities)):
-            logger.info(f"training is complete: all {len(perplexities)} epochs are done")
+        epochs = len(self.perplexities)
+        if epochs >= self.settings["max_epoch"]:
+            logger.info(f"training is complete: all {epochs} epochs are done")
         else:
-            logger.info(f"✅ Resumed from checkpoint: epoch {len(perplexities) + 1}")
+            logger.info(f"✅ Resumed from checkpoint: epoch {epochs + 1}")
+
+    def warn_of_a_full_disk(self, model_bytes: int) -> None:
+        """Say so if the disk has no room for what this will write."""
+        checkpoint_bytes = (2 + MOMENTS) * model_bytes  # of this epoch and of the best one
+        there = [path for path in (self.path, self.weights) if path.exists() and not self._is_fresh]
+        warn_if_short(self.path.parent, checkpoint_bytes + model_bytes, there, spare=checkpoint_bytes)
 
     def save(
         self,
@@ -106,62 +147,48 @@ class TeacherCheckpoint:
         val_perplexity: float,
         batches_done: int,
     ) -> None:
-        """Save the epoch that was just validated; if strictly better than all before, also its weights."""
+        """Save the epoch that was just validated; if strictly better than all before, also its weights.
+
+        Raises:
+            WriteError: a file cannot be written, and is as it was before.
+        """
         self.perplexities.append(val_perplexity)
         self.batches_done = batches_done
         is_best = self.best_epoch == len(self.perplexities)
-        state = state_dict_of(model)
         if is_best:
             self._replaced_digest = content_digest(self._best_state)
-            # Copies: on the CPU a state dict is a view of the parameters, which go on changing.
-            self._best_state = {name: value.clone() for name, value in state.items()}
-        content = {
-            "identity": self.identity,
-            "settings": self.settings,
-            "others": self.others,
-            "weights": str(self.weights),
-            "val_perplexity": self.perplexities,
-            "batches_done": batches_done,
-            "model_state_dict": state,
-            "best_state_dict": self._best_state,
-            "replaced_digest": self._replaced_digest,
-            "optimizer_state_dict": on_cpu(optimizer.state_dict()),
-            "scaler": precision.scaler.state_dict(),
-        }
+            # Copies: on the CPU a state dict is a view of the parameters, which training changes in place.
+            self._best_state = {name: value.clone() for name, value in state_dict_of(model).items()}
         if self._is_fresh:
             self._set_aside()
-        save_tensors(content, self.path)
+        self._file.save(self.state_dict(model, optimizer, precision))
+        # In this order: when we are killed between the two, the checkpoint has the weights.
         if is_best:
-            self._save_weights(model)
+            save_teacher(self.weights, model, self._grid)
 
-    def _is_complete(self, epochs_done: int) -> bool:
-        return epochs_done >= self.settings.get("max_epoch", epochs_done + 1)
+    @property
+    def _grid(self) -> tuple[int, int]:
+        rows, columns = self._file.identity["grid"]
+        return rows, columns
 
-    def _tell_changes(self, settings: dict[str, object], others: dict[str, str], epochs_done: int) -> None:
+    def _announce_changes(self, content: dict[str, Any]) -> None:
         """Other settings hold from the next epoch on. Raises UserError if there is none."""
-        changes = [
-            Change(f"teacher.{key}", settings[key], own)
-            for key, own in self.settings.items()
-            if settings.get(key, own) != own
-        ]
-        other = [name for name, own in self.others.items() if others.get(name, own) != own]
-        if not self._is_complete(epochs_done):
-            for change in changes:
-                logger.warning(f"{change.key} was {change.old} so far, and is {change.new} now")
-            for name in other:
-                logger.warning(f"the {name} is not the same as so far: perplexities before and after do not compare")
+        old, new = ({f"teacher.{key}": value for key, value in s.items()} for s in (content["settings"], self.settings))
+        changes, inputs = changes_between(old, new), other_inputs(content.get("others", {}), self.inputs)
+        epochs = len(content["val_perplexity"])
+        if epochs < self.settings["max_epoch"]:
+            announce(changes, inputs, ": perplexities before and after do not compare")
             return
         shaping = [str(change) for change in changes if change.key != "teacher.max_epoch"]
-        shaping += [f"other {name}" for name in other]
+        shaping += [f"other {name}" for name in inputs]
         if shaping:
-            raise UserError(
-                f"{self.path}: the teacher is trained ({epochs_done} epochs), but not with these settings: "
-                f"{', '.join(shaping)}. Go on from here with --set teacher.max_epoch=N (above {epochs_done}), or start "
-                f"over: rm {self.path} ({self.weights} is kept under another name)"
-            )
+            raise self._file.finished_with_others(epochs, shaping, "teacher.max_epoch", self.weights)
 
-    def _check_owned(self, recorded: str | None) -> None:
-        """Refuse to overwrite weights elsewhere that the checkpoint (`recorded` in it) has not written."""
+    # The weights ----------------------------------------------------------------------------------------------------
+
+    def _check_owned(self, content: dict[str, Any] | None) -> None:
+        """Refuse to overwrite weights elsewhere that the checkpoint has not written. Raises UserError."""
+        recorded = content.get("weights") if content else None
         elsewhere = self.weights.parent.resolve() != self.path.parent.resolve()
         if elsewhere and self.weights.exists() and recorded != str(self.weights):
             raise UserError(
@@ -169,11 +196,15 @@ class TeacherCheckpoint:
                 "file with --set distill.teacher=FILE"
             )
 
-    def warn_of_a_full_disk(self, model_bytes: int) -> None:
-        """Say so if the disk has no room for what this will write."""
-        checkpoint_bytes = (2 + MOMENTS) * model_bytes  # of this epoch and of the best one
-        there = [path for path in (self.path, self.weights) if path.exists() and not self._is_fresh]
-        warn_if_short(self.path.parent, checkpoint_bytes + model_bytes, there, spare=checkpoint_bytes)
+    def _finish_weights(self, model: LMTAD) -> None:
+        """Write the best weights if a kill came between the checkpoint and them; never over somebody else's."""
+        digest = digest_of(self.weights, "state_dict") or ("something else" if self.weights.exists() else "")
+        if digest == content_digest(self._best_state):
+            return
+        make_way_for_best(self.weights, digest, self._replaced_digest)
+        best = copy.deepcopy(model)
+        best.load_state_dict(self._best_state)
+        save_teacher(self.weights, best, self._grid)
 
     def _set_aside(self) -> None:
         """Another training's checkpoint and weights, or weights from elsewhere, keep names of their own."""
@@ -198,26 +229,3 @@ class TeacherCheckpoint:
         numbers = range(free_number(self.weights, self.path) - 1, 0, -1)
         pairs = ((n, earlier_path(self.weights, n), earlier_path(self.path, n)) for n in numbers)
         return next((n for n, weights, checkpoint in pairs if weights.exists() and not checkpoint.exists()), 0)
-
-    def _finish_weights(self, model: LMTAD) -> None:
-        """Write the best weights if a kill came between the checkpoint and them; never over somebody else's."""
-        digest = _digest_of(self.weights)
-        if digest == content_digest(self._best_state):
-            return
-        if self.weights.exists() and digest != self._replaced_digest:
-            aside = set_aside(self.weights)
-            logger.warning(f"{self.weights} is not of this training: kept as {aside.name}")
-        self._save_weights(model)
-
-    def _save_weights(self, model: LMTAD) -> None:
-        best = LMTAD(model.config)
-        best.load_state_dict(self._best_state)
-        save_teacher(self.weights, best, tuple(self.identity["grid"]))
-
-
-def _digest_of(path: Path) -> str:
-    """Of the weights in a teacher file; a blank if there is no such file, or another one."""
-    try:
-        return content_digest(dict(load_tensors(path)["state_dict"]))
-    except (UserError, KeyError, TypeError, ValueError):
-        return " "

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from models.lmtad import LMTAD, LMTADConfig
-from utils.distillation.lmtad_import import attributes_of, load_foreign, unknown_classes
+from utils.distillation.lmtad_import import attributes_of, load_foreign
 from utils.errors import UserError
 from utils.files.file_kinds import foreign_kind
-from utils.files.tensor_files import load_tensors, save_tensors, state_dict_of
-from utils.training.weights import AVERAGED_COUNT, plain_name
+from utils.files.state_dicts import unwrapped
+from utils.files.tensor_files import save_tensors, state_dict_of
 
 SPECIAL_TOKENS = ("PAD", "EOT", "SOT")
 MAX_CELLS = 2**26
@@ -43,13 +43,12 @@ def load_teacher(path: Path) -> Teacher:
     Raises:
         UserError: the file cannot be read, its parts do not fit each other, or it holds more than plain data.
     """
-    classes = unknown_classes(path)
+    content, classes = load_foreign(path)
     if classes:
         raise UserError(
             f"{path}: holds {classes[0]}, as training checkpoints of LM-TAD do; make a teacher file "
             "of it with tools/export_lmtad_weights.py"
         )
-    content = load_tensors(path)
     with _naming(path):
         return _read(content)
 
@@ -87,7 +86,7 @@ def export_checkpoint(
     Raises:
         UserError: the file cannot be read, is refused, or lacks something.
     """
-    content = load_foreign(path)
+    content, _ = load_foreign(path)
     with _naming(path):
         if not isinstance(content, dict):
             raise ValueError(f"found {type(content).__name__}, expected a checkpoint (a dict)")
@@ -140,7 +139,7 @@ def _recorded_grid(content: dict[str, Any]) -> Any:
 
 
 def _content(state: Any, config: Any, grid: Any, vocab: Any, special: Any = None) -> dict[str, Any]:
-    """What stands in a teacher file; what is not known is left out."""
+    """The content of a teacher file, without what is not known."""
     vocab = dict(vocab) if isinstance(vocab, Mapping) else vocab
     if special is None and isinstance(vocab, dict):
         special = {name: vocab[name] for name in SPECIAL_TOKENS if name in vocab}
@@ -155,7 +154,7 @@ def _normalised(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(content: Any) -> Teacher:
-    """A teacher from what stands in its file. Raises ValueError."""
+    """A teacher from the content of its file. Raises ValueError."""
     if not isinstance(content, dict):
         raise ValueError(f"found {type(content).__name__}, expected a teacher file (state_dict, model_config)")
     if "best_state_dict" in content and "val_perplexity" in content:
@@ -254,16 +253,15 @@ def _read_model(config: LMTADConfig, state: dict[Any, Any]) -> LMTAD:
 
 def _plain_names(state: dict[Any, Any]) -> dict[str, Tensor]:
     """The weights by the names of `LMTAD`: without prefixes of wrappers and masks, and with the tied one."""
-    weights = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             found = f"{str(key)[:80]!r}: {type(value).__name__}"
             raise ValueError(f"state_dict: found {found}, expected names and tensors")
-        name = plain_name(key)
-        if name in weights:
-            raise ValueError(f"state_dict: {name} stands in it twice, with and without a prefix")
-        if not (MASK.fullmatch(name) and value.dim() == 4) and name != AVERAGED_COUNT:
-            weights[name] = value
+    try:
+        weights = unwrapped(state)
+    except ValueError as error:
+        raise ValueError(f"state_dict: {error}") from None
+    weights = {name: value for name, value in weights.items() if not (MASK.fullmatch(name) and value.dim() == 4)}
     if "transformer.wte.weight" in weights:
         weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])
     return weights
@@ -277,9 +275,7 @@ def _check_weights(weights: dict[str, Tensor], shapes: dict[str, tuple[int, ...]
         value = weights[name]
         if tuple(value.shape) != shape:
             raise ValueError(f"state_dict: {name} has shape {tuple(value.shape)}, expected {shape} by model_config")
-        # A stride of zero can make a few bytes look like terabytes.
-        held = value.untyped_storage().nbytes() if value.layout is torch.strided and value.device.type == "cpu" else 0
-        if not value.is_floating_point() or value.numel() * value.element_size() > held:
+        if not value.is_floating_point() or value.is_meta:
             raise ValueError(f"state_dict: {name} is no plain tensor of floating-point numbers")
         if not value.isfinite().all():
             raise ValueError(f"state_dict: {name} holds NaN or infinite values; did its training diverge?")

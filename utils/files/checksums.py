@@ -1,4 +1,4 @@
-"""A hash of what stands in a checkpoint: it notices a content that parses and is not what was saved."""
+"""A hash of the content of a checkpoint: it notices a content that parses and is not what was saved."""
 
 import hashlib
 from pathlib import Path

@@ -1,29 +1,30 @@
-"""Saving and loading tensors: atomic, verified, and without running code from a file."""
+"""Saving and loading tensors: atomic, checked against the file's checksums, and without running code from a file."""
 
+import contextlib
 import pickle
-import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from loguru import logger
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.files.atomic import atomic_copy, atomic_write
-from utils.files.disk_space import warn_if_short
+from utils.files.atomic import atomic_write
 from utils.files.file_kinds import ZIP, foreign_kind
 
-# The number at the beginning of files that torch wrote before version 1.6, which have no checksums.
+# The first bytes of files that torch wrote before version 1.6, which have no checksums.
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-
-EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth$")
 
 
 def save_tensors(content: Any, path: Path) -> None:
-    """`torch.save`, atomically. Through a file handle: equal content then gives equal bytes."""
+    """`torch.save`, atomically. Through a file handle: equal content then gives equal bytes.
+
+    Raises:
+        WriteError: the file cannot be written; it is as it was before.
+    """
     atomic_write(path, lambda file: torch.save(content, file))
 
 
@@ -33,18 +34,35 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
     Raises:
         UserError: the file is missing, damaged, or holds anything else.
     """
+    with errors_of_reading(path):
+        check_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file of tensors, or a damaged one.
+
+    Raises:
+        UserError: says what it is.
+        OSError, zipfile.BadZipFile, ...: it cannot be read; for `errors_of_reading`.
+    """
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder, expected a file' if path.is_dir() else 'no such file'}")
+    if kind := foreign_kind(path, zip_expected=True):
+        raise UserError(f"{path}: {kind}")
+    if is_archive(path):
+        # torch.load does not look at the checksums that its own file format carries.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"{path}: damaged (checksum of {damaged} is wrong)")
+
+
+@contextlib.contextmanager
+def errors_of_reading(path: Path) -> Iterator[None]:
+    """Whatever a damaged or foreign file raises in the block becomes a `UserError` of one line."""
     try:
-        if kind := foreign_kind(path, zip_expected=True):
-            raise UserError(f"{path}: {kind}")
-        if is_archive(path):
-            # torch.load does not look at the checksums that its own file format carries.
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise UserError(f"{path}: damaged (checksum of {damaged} is wrong)")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        yield
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -57,8 +75,8 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:
-        # What a damaged or foreign file raises here is not a closed list: zipfile and torch each have
-        # many ways to refuse. All of them mean the same to the user.
+        # This is not a closed list: zipfile and torch each have many ways to refuse. All of them mean the same to the
+        # user.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a file of tensors saved by torch, or damaged ({reason})") from None
 
@@ -82,49 +100,15 @@ def state_dict_of(model: nn.Module) -> "OrderedDict[str, Tensor]":
     return OrderedDict((name, value.detach().cpu()) for name, value in model.state_dict().items())
 
 
+def on_cpu(value: Any) -> Any:
+    """Nested dicts and lists with every tensor on the CPU, so that they load on machines without a GPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: on_cpu(item) for key, item in value.items()}
+    return [on_cpu(item) for item in value] if isinstance(value, list) else value
+
+
 def size_bytes(model: nn.Module) -> int:
     """Size of the model's state dict."""
     return sum(value.nbytes for value in model.state_dict().values())
-
-
-class EpochCheckpoints:
-    """Checkpoints of vanilla training: every epoch is kept, and `best.pth` is a copy of the best one."""
-
-    def __init__(self, folder: Path, writes: bool = True):
-        """`writes` is for one of several processes."""
-        self.folder, self._writes = folder, writes
-        self.best_path = folder / "best.pth"
-        self.accuracies: list[float] = []
-
-    @property
-    def best_epoch(self) -> int:
-        """The first epoch (from 1) of the highest validation accuracy."""
-        return self.accuracies.index(max(self.accuracies)) + 1
-
-    def announce(self, max_epoch: int, model_bytes: int) -> None:
-        """Say what becomes of an earlier run's files in the folder, and whether the disk has room for the new ones."""
-        if not self._writes:
-            return
-        matches = ((EPOCH_FILE.match(path.name), path) for path in self.folder.glob("epoch_*.pth"))
-        found = {int(match[1]): path for match, path in matches if match}
-        replaced = [path for epoch, path in found.items() if epoch <= max_epoch]
-        replaced += [self.best_path] if self.best_path.exists() else []
-        warn_if_short(self.folder, (max_epoch + 1) * model_bytes, replaced, spare=model_bytes)
-        if found:
-            logger.info(
-                f"{self.folder} holds an earlier run; vanilla training does not resume: starting "
-                "from scratch, its files are replaced epoch by epoch"
-            )
-        stale = [found[epoch].name for epoch in sorted(found) if epoch > max_epoch]
-        if stale:
-            logger.warning(f"left over from a longer run, and not replaced by this one: {', '.join(stale)}")
-
-    def save(self, model: nn.Module, accuracy: float) -> None:
-        """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
-        self.accuracies.append(accuracy)
-        if not self._writes:
-            return
-        path = self.folder / f"epoch_{len(self.accuracies)}.pth"
-        save_tensors(state_dict_of(model), path)
-        if self.best_epoch == len(self.accuracies):
-            atomic_copy(path, self.best_path)

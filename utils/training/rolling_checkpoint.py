@@ -18,37 +18,38 @@ from utils.errors import UserError
 from utils.files.atomic import atomic_write, move, remove, set_aside
 from utils.files.checksums import content_digest
 from utils.files.disk_space import warn_if_short
-from utils.files.tensor_files import load_tensors, save_tensors, state_dict_of
+from utils.files.tensor_files import load_tensors, on_cpu, save_tensors, state_dict_of
 from utils.runtime.device import Precision
-from utils.training.engine import Learner, restore_optimizer
+from utils.training.engine import Learner
 from utils.training.metrics import Metrics
-from utils.training.weights import different_features, load_parameters
+from utils.training.resume_file import (
+    MOMENTS,
+    Change,
+    ResumeFile,
+    announce,
+    changes_between,
+    digest_of,
+    make_way_for_best,
+    other_inputs,
+)
+from utils.training.weights import different_features
 
 VERSION = 2
-MOMENTS = 2  # that AdamW keeps, each as large as the model
-KEYS = (
-    "epoch",
-    "seed",
-    "dataset",
-    "distill_enabled",
-    "model_state_dict",
-    "optimizer_state_dict",
-    "best_val_acc",
-    "validation_metrics",
-    "wandb_run_id",
-    "resume_state",
-)
-STATE_KEYS = ("batches_done", "scaler", "val_time_pred_mape", "best_digest", "config")  # of resume_state
 KINDS = {
     "epoch": int,
     "seed": int,
     "dataset": str,
     "distill_enabled": bool,
+    "model_state_dict": dict,
+    "optimizer_state_dict": dict,
+    "best_val_acc": float,
     "validation_metrics": list,
+    "wandb_run_id": object,  # text, or None
     "resume_state": dict,
 }
+STATE_KEYS = ("batches_done", "scaler", "val_time_pred_mape", "best_digest", "config")  # of resume_state
 
-# Keys (or sections, with a dot) of the configuration, by what a change of them means to a run that goes on.
+# Keys (or sections, with a dot) of the configuration, by what a change of them means to a run that resumes.
 UNREAD = ("teacher.", "optuna.")  # other programs read them
 SIZES = (
     "road_network_encoder_config.",
@@ -57,7 +58,7 @@ SIZES = (
 )
 WITHOUT_EFFECT_ON_THE_RESULT = (
     *("wandb.", "training.compile", "distill.cache", "distill.enable"),
-    "optimizer_config.max_epoch",  # of a run that has more epochs, which is told by itself
+    "optimizer_config.max_epoch",  # of a run that has more epochs, which has a message of its own
     # What they lead to is compared: trips, teacher, sizes.
     *("data.", "trajectory_encoder_config.max_len", "distill.teacher"),
     *(f"road_network_encoder_config.{name}" for name in ("road_id_num_embeddings", "type_num_embeddings")),
@@ -66,7 +67,7 @@ WITHOUT_EFFECT_ON_THE_RESULT = (
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run must share with a checkpoint to go on from it."""
+    """What a run must share with a checkpoint to resume from it."""
 
     seed: int
     dataset: str
@@ -91,10 +92,12 @@ class RollingCheckpoint:
         self.path, self.best_path = folder / "checkpoint_latest.pth", folder / "best.pth"
         self._claim_path = folder / ".wandb_run_id"  # until the first checkpoint has it
         self.identity, self.config, self._writes = identity, config, writes
+        names = {"seed": identity.seed, "dataset": identity.dataset, "distill": identity.distill_enabled}
+        self._file = ResumeFile(self.path, names)
         self.data_keys: dict[str, str] = {}
         self.validations: list[Metrics] = []
         self.wandb_run_id: str | None = None
-        self.batches_done = 0  # through all epochs; those of an epoch may change between the parts of a run
+        self.batches_done = 0  # through all epochs; an epoch's number of batches may change when a run resumes
         self._best_digest = self._replaced_digest = ""  # of the best model, and of the one before it
         self._mismatches: list[str] = []
         self._content = self._read()
@@ -118,6 +121,48 @@ class RollingCheckpoint:
     def best_val_acc(self) -> float:
         return self.validations[self.best_epoch - 1].next_step_acc
 
+    # What is in the file --------------------------------------------------------------------------------------------
+
+    def state_dict(self, learner: Learner) -> dict[str, Any]:
+        """The content of the checkpoint: the documented keys, and what exact resume needs on top."""
+        return {
+            "epoch": self.epochs_done - 1,
+            "seed": self.identity.seed,
+            "dataset": self.identity.dataset,
+            "distill_enabled": self.identity.distill_enabled,
+            "model_state_dict": state_dict_of(learner.model),
+            "optimizer_state_dict": on_cpu(learner.optimizer.state_dict()),
+            "best_val_acc": self.best_val_acc,
+            "validation_metrics": [item.next_step_acc for item in self.validations],
+            "wandb_run_id": self.wandb_run_id,
+            "resume_state": {
+                "version": VERSION,
+                "batches_done": self.batches_done,
+                "scaler": learner.precision.scaler.state_dict(),
+                "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
+                "best_digest": self._best_digest,
+                "replaced_digest": self._replaced_digest,
+                "config": self.config,
+                "inputs": self.data_keys,
+            },
+        }
+
+    def load_state_dict(self, content: dict[str, Any], learner: Learner) -> None:
+        """Put the run and `learner` into the state that `content`, of this run, was saved in.
+
+        Raises:
+            UserError: its parts do not fit each other, or the model.
+        """
+        state = content["resume_state"]
+        self._file.load_learner(content, learner.model, learner.optimizer)
+        learner.precision.load_scaler(state["scaler"])
+        accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
+        self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
+        self._best_digest, self._replaced_digest = state["best_digest"], state.get("replaced_digest", "")
+        self.batches_done, self.wandb_run_id = state["batches_done"], content["wandb_run_id"]
+
+    # The steps of a run ---------------------------------------------------------------------------------------------
+
     def restore(self, learner: Learner, data_keys: dict[str, str]) -> None:
         """Put model, optimizer and gradient scaler into the state of the checkpoint, if there is one.
 
@@ -128,27 +173,16 @@ class RollingCheckpoint:
                 and it was trained with other settings.
         """
         self.data_keys = data_keys
-        if self._content is None:
+        content, self._content = self._content, None  # several times the model: not to be held through the run
+        if content is None:
             # Not before all that the new run needs has been found in order.
             self._make_room()
             return
-        content, state = self._content, self._content["resume_state"]
-        self._content = None  # several times the model: not to be held through the run
-        self._check_parts(content, state)
-        self._check_sizes(state)
-        model, weights = learner.model, content["model_state_dict"]
-        self._tell_changes(state, learner.precision, different_features(model, weights))
-        load_parameters(model, weights, self.path, self._remedy("is of another architecture"))
-        try:
-            restore_optimizer(learner.optimizer, content["optimizer_state_dict"])
-        except (ValueError, KeyError) as error:  # torch's own words for a state of other parameters
-            raise UserError(f"{self.path}: {error}; {self._remedy('is corrupt')}") from None
-        learner.precision.load_scaler(state["scaler"])
-        accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
-        self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
-        self._best_digest, self._replaced_digest = state["best_digest"], state.get("replaced_digest", "")
-        self.batches_done, self.wandb_run_id = state["batches_done"], content["wandb_run_id"]
-        self._check_best(weights)
+        settings = self._changed_settings(content["resume_state"])
+        self._check_sizes(settings)
+        self._announce_changes(content, settings, learner)
+        self.load_state_dict(content, learner)
+        self._check_best(content["model_state_dict"])
         if self.epochs_done < self._max_epoch:
             best = content["best_val_acc"]
             logger.info(f"✅ Resumed from checkpoint: epoch {self.epochs_done + 1}, best_val_acc={best:.4f}")
@@ -168,49 +202,55 @@ class RollingCheckpoint:
             found, _, found_key = _read_text(self._claim_path).partition(" ")
             self.wandb_run_id = found if found and found_key == key else _new_id()
             if self.epochs_done:  # of a run that was not tracked so far
-                save_tensors(load_tensors(self.path) | {"wandb_run_id": self.wandb_run_id}, self.path)
+                self._file.save(load_tensors(self.path) | {"wandb_run_id": self.wandb_run_id})
                 return self.wandb_run_id
             atomic_write(self._claim_path, lambda file: file.write(f"{self.wandb_run_id} {key}".encode()))
         return self.wandb_run_id
 
     def save(self, learner: Learner, metrics: Metrics, batches_done: int) -> None:
-        """Save the epoch that was just validated; if strictly better than all before, also as best.pth."""
+        """Save the epoch that was just validated; if strictly better than all before, also as best.pth.
+
+        Raises:
+            WriteError: a file cannot be written, and is as it was before.
+        """
         self.batches_done = batches_done
         self.validations.append(metrics)
         if not self._writes:
             return
-        model_state = state_dict_of(learner.model)
         is_best = self.best_epoch == self.epochs_done
         if is_best:
-            self._replaced_digest, self._best_digest = self._best_digest, content_digest(model_state)
-        content = {
-            "epoch": self.epochs_done - 1,
-            "seed": self.identity.seed,
-            "dataset": self.identity.dataset,
-            "distill_enabled": self.identity.distill_enabled,
-            "model_state_dict": model_state,
-            "optimizer_state_dict": on_cpu(learner.optimizer.state_dict()),
-            "best_val_acc": self.best_val_acc,
-            "validation_metrics": [item.next_step_acc for item in self.validations],
-            "wandb_run_id": self.wandb_run_id,
-            "resume_state": {
-                "version": VERSION,
-                "batches_done": batches_done,
-                "scaler": learner.precision.scaler.state_dict(),
-                "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
-                "best_digest": self._best_digest,
-                "replaced_digest": self._replaced_digest,
-                "config": self.config,
-                "inputs": self.data_keys,
-            },
-        }
-        save_tensors(content, self.path)
+            self._replaced_digest, self._best_digest = self._best_digest, content_digest(state_dict_of(learner.model))
+        content = self.state_dict(learner)
+        self._file.save(content)
         remove(self._claim_path)
         # In this order: when we are killed between the two, best.pth can be had from the checkpoint.
         if is_best:
-            save_tensors(model_state, self.best_path)
+            save_tensors(content["model_state_dict"], self.best_path)
 
-    def _tell_of_the_former_place(self) -> None:
+    # Whose checkpoint it is -----------------------------------------------------------------------------------------
+
+    def _read(self) -> dict[str, Any] | None:
+        """The checkpoint, if it is this run's."""
+        content = self._file.read(KINDS)
+        if content is None:
+            self._mention_the_former_folder()
+            return None
+        state, names = content["resume_state"], ("seed", "dataset", "distill_enabled")
+        self._mismatches = self._file.mismatches(dict(zip(self._file.identity, map(content.get, names), strict=True)))
+        if self._mismatches:
+            return None
+        if state.get("version") != VERSION:
+            raise self._file.error(f"has another format than this version of the program, {VERSION}", "is too old")
+        epochs, missing = content["epoch"] + 1, [key for key in STATE_KEYS if key not in state]
+        lengths = [len(part) for part in (content["validation_metrics"], state.get("val_time_pred_mape", ()))]
+        if missing or lengths != [epochs, epochs]:
+            reason = f"lacks {', '.join(missing)}" if missing else f"{epochs} epochs, metrics of {lengths}"
+            raise self._file.error(f"its parts do not fit each other ({reason})")
+        if epochs < self._max_epoch:
+            logger.info(f"✅ Valid checkpoint found: will resume from epoch {epochs + 1}")
+        return content
+
+    def _mention_the_former_folder(self) -> None:
         """Runs without a teacher shared the folder of those with one, in the version before."""
         former = self.path.parent.with_name(f"seed{self.identity.seed}_distill") / self.path.name
         if self.path.parent.name != f"seed{self.identity.seed}_nodistill" or not former.exists() or not self._writes:
@@ -218,49 +258,7 @@ class RollingCheckpoint:
         content = load_tensors(former, mmap=True)
         if isinstance(content, dict) and content.get("distill_enabled") is False:
             name = former.parent.name
-            logger.warning(f"{former} is of a run without a teacher: to go on with it, --run_name {name}")
-
-    def _read(self) -> dict[str, Any] | None:
-        if not self.path.exists():
-            self._tell_of_the_former_place()
-            return None
-        try:
-            content = load_tensors(self.path)
-        except UserError as error:
-            raise UserError(f"{error}; {self._remedy('is corrupt')}") from None
-        if isinstance(content, dict) and "val_perplexity" in content:
-            raise UserError(f"{self.path}: is a teacher's; choose another --run_name")
-        if not isinstance(content, dict) or not set(KEYS) <= set(content):
-            missing = [key for key in KEYS if not isinstance(content, dict) or key not in content]
-            raise UserError(
-                f"{self.path}: no checkpoint of this script (lacks {', '.join(missing)}); {self._remedy('is corrupt')}"
-            )
-        for key, kind in KINDS.items():
-            if type(content[key]) is not kind or (kind is int and not 0 <= content[key] < 2**32):
-                raise UserError(
-                    f"{self.path}: {key}: found {type(content[key]).__name__}, expected {kind.__name__}; "
-                    f"{self._remedy('is corrupt')}"
-                )
-        self._mismatches = self._compare(content)
-        if self._mismatches:
-            return None
-        if content["resume_state"].get("version") != VERSION:
-            raise UserError(
-                f"{self.path}: has another format than this version of the program, {VERSION}; "
-                f"{self._remedy('is too old')}"
-            )
-        if content["epoch"] + 1 < self._max_epoch:
-            logger.info(f"✅ Valid checkpoint found: will resume from epoch {content['epoch'] + 2}")
-        return content
-
-    def _compare(self, content: dict[str, Any]) -> list[str]:
-        """Where the checkpoint is another run's."""
-        pairs = (
-            ("seed", content["seed"], self.identity.seed),
-            ("dataset", content["dataset"][:100], self.identity.dataset),
-            ("distill", content["distill_enabled"], self.identity.distill_enabled),
-        )
-        return [f"{name}={found} vs {own}" for name, found, own in pairs if found != own]
+            logger.warning(f"{former} is of a run without a teacher: to resume it, --run_name {name}")
 
     def _make_room(self) -> None:
         """Before a fresh start: another run's model gets a name of its own, and its checkpoint is deleted.
@@ -278,121 +276,79 @@ class RollingCheckpoint:
         if self._mismatches:
             remove(self.path)
 
-    def _check_parts(self, content: dict[str, Any], state: dict[str, Any]) -> None:
-        """Refuse a checkpoint that lacks what training goes on with. Raises UserError."""
-        missing = [key for key in STATE_KEYS if key not in state]
-        epochs = content["epoch"] + 1
-        lengths = [len(part) for part in (content["validation_metrics"], state.get("val_time_pred_mape", ()))]
-        if missing or lengths != [epochs, epochs]:
-            reason = f"lacks {', '.join(missing)}" if missing else f"{epochs} epochs, metrics of {lengths}"
-            raise UserError(f"{self.path}: its parts do not fit each other ({reason}); {self._remedy('is corrupt')}")
+    # What has changed since -----------------------------------------------------------------------------------------
 
-    def _check_sizes(self, state: dict[str, Any]) -> None:
-        """Refuse a checkpoint of a model of other sizes, by the key. Raises UserError."""
-        changed = [change for change in self._changes(state) if change.key.startswith(SIZES)]
-        changed = [change for change in changed if None not in (change.old, change.new)]  # taken from the data
-        if changed:
-            raise UserError(
-                f"{self.path}: does not fit this model: {', '.join(map(str, changed))}; "
-                f"{self._remedy('is of another architecture')}"
-            )
-
-    def _changes(self, state: dict[str, Any]) -> "list[Change]":
+    def _changed_settings(self, state: dict[str, Any]) -> list[Change]:
         """The settings that this training reads and that are not those of the checkpoint."""
-        old, new = (flatten(config) for config in (state.get("config") or {}, self.config))
         unread = list(UNREAD)
         unread += ["distill."] if not self.identity.distill_enabled else []
         unread += ["wandb."] if not self.config["wandb"]["enable"] else []
-        return [
-            Change(key, old[key], new[key])
-            for key in sorted(old.keys() & new.keys())
-            if old[key] != new[key] and not key.startswith(tuple(unread))
-        ]
+        changes = changes_between(flatten(state["config"]), flatten(self.config))
+        return [change for change in changes if not change.key.startswith(tuple(unread))]
 
-    def _tell_changes(self, state: dict[str, Any], precision: Precision, features: list[str]) -> None:
+    def _check_sizes(self, settings: list[Change]) -> None:
+        """Refuse a checkpoint of a model of other sizes, by the key. Raises UserError."""
+        changed = [change for change in settings if change.key.startswith(SIZES)]
+        changed = [change for change in changed if None not in (change.old, change.new)]  # taken from the data
+        if changed:
+            raise self._file.error(
+                f"does not fit this model: {', '.join(map(str, changed))}", "is of another architecture"
+            )
+
+    def _announce_changes(self, content: dict[str, Any], settings: list[Change], learner: Learner) -> None:
         """Settings and data may change between the parts of a run; it is then no longer the same run.
-
-        `features` are those of the road network that have changed.
 
         Raises:
             UserError: they have, and no epoch is left that would be trained with the new ones.
         """
-        settings = self._changes(state)
+        state = content["resume_state"]
+        features = different_features(learner.model, content["model_state_dict"])
         # The version before had one hash for trips and relations together, which says less.
         inputs = state.get("inputs") or {"teacher": state.get("data_keys", {}).get("teacher", "")}
-        data = [name for name, key in self.data_keys.items() if key and inputs.get(name, key) not in (key, "")]
-        if self.epochs_found >= self._max_epoch:
-            if self._same_arithmetic(state, precision):
-                settings = [change for change in settings if change.key != "training.precision"]
-            shaping = [str(item) for item in settings if not item.key.startswith(WITHOUT_EFFECT_ON_THE_RESULT)]
-            shaping += [f"other {name}" for name in (*data, *features)]
-            if shaping:
-                raise self._finished_with_others(shaping)
+        inputs = other_inputs(inputs, self.data_keys)
+        if self.epochs_found < self._max_epoch:
+            announce(settings, inputs)
+            if any(change.key == "optimizer_config.max_epoch" for change in settings):
+                logger.info("the learning-rate schedule is that of the new number of epochs from now on")
+            if features:
+                logger.warning(
+                    f"other {', '.join(features)} than so far: from now on those of the data's files are used, and not "
+                    "those in the checkpoint"
+                )
             return
-        for change in settings:
-            logger.warning(f"{change.key} was {change.old} so far, and is {change.new} now")
-            if change.key == "optimizer_config.max_epoch":
-                logger.info("the learning-rate schedule goes on as that of the new number of epochs")
-        for name in data:
-            logger.warning(f"the {name} is not the same as so far")
-        if features:
-            logger.warning(
-                f"other {', '.join(features)} than so far: from now on those of the data's files are used, and not "
-                "those in the checkpoint"
+        without_effect = list(WITHOUT_EFFECT_ON_THE_RESULT)
+        if Precision(state["config"]["training"]["precision"], learner.precision.device).name == learner.precision.name:
+            without_effect.append("training.precision")
+        shaping = [str(change) for change in settings if not change.key.startswith(tuple(without_effect))]
+        shaping += [f"other {name}" for name in (*inputs, *features)]
+        if shaping:
+            raise self._file.finished_with_others(
+                self.epochs_found,
+                shaping,
+                "optimizer_config.max_epoch",
+                self.best_path,
+                "train with them in a folder of their own (--run_name NAME)",
             )
 
-    @staticmethod
-    def _same_arithmetic(state: dict[str, Any], precision: Precision) -> bool:
-        """Whether the setting of the checkpoint means on this device what the present one means."""
-        return Precision(state["config"]["training"]["precision"], precision.device).name == precision.name
-
-    def _finished_with_others(self, differences: list[str]) -> UserError:
-        done, shown = self.epochs_found, self.path
-        return UserError(
-            f"{shown}: training is complete ({done} epochs), but not with these settings: {', '.join(differences)}. "
-            "Train with them in a folder of their own (--run_name NAME), or go on from here (--set "
-            f"optimizer_config.max_epoch=N, above {done}), or start this run over (rm {shown}; best.pth is kept under "
-            "another name), or repeat its own settings to see its result again"
-        )
-
     def _check_best(self, latest: dict[str, Tensor]) -> None:
-        """best.pth must be the file that the checkpoint was saved with."""
-        digest = _digest_of(self.best_path)
+        """best.pth must be the file that the checkpoint was saved with. Raises UserError."""
+        digest = digest_of(self.best_path)
         if digest == self._best_digest:
             return
         if self.best_epoch == self.epochs_done:
-            if digest not in ("", self._replaced_digest):  # neither damaged nor the best one before
-                aside = set_aside(self.best_path)
-                logger.warning(f"{self.best_path} is not of this run: kept as {aside.name}")
+            make_way_for_best(self.best_path, digest, self._replaced_digest)
             save_tensors(latest, self.best_path)
             return
         for path in self.path.parent.glob("best.earlier-*.pth"):
-            # Another run had begun here, and was killed before it had deleted the checkpoint.
-            if not self.best_path.exists() and _digest_of(path) == self._best_digest:
+            # Another run had started here, and was killed before it had deleted the checkpoint.
+            if not self.best_path.exists() and digest_of(path) == self._best_digest:
                 move(path, self.best_path)
                 return
+        remedy = self._file.remedy("has lost its best model")
         raise UserError(
-            f"{self.best_path}: missing or changed; expected the model of epoch {self.best_epoch}, and "
-            f"the checkpoint holds that of epoch {self.epochs_done} only; put the file back, or "
-            f"{self._remedy('has lost its best model')}"
+            f"{self.best_path}: missing or changed; expected the model of epoch {self.best_epoch}, and the checkpoint "
+            f"holds that of epoch {self.epochs_done} only; put the file back, or {remedy}"
         )
-
-    def _remedy(self, trouble: str) -> str:
-        return (
-            f"the checkpoint {trouble}: to restart training from scratch, rm {self.path} and run the same command again"
-        )
-
-
-@dataclass(frozen=True)
-class Change:
-    """A setting that is not what it was."""
-
-    key: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.key} is {self.new} and was {self.old}"
 
 
 def _new_id() -> str:
@@ -400,22 +356,5 @@ def _new_id() -> str:
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
 
 
-def _digest_of(path: Path) -> str:
-    """Of the content of a file of tensors; empty if there is none, or a damaged one."""
-    try:
-        return content_digest(load_tensors(path))
-    except UserError:
-        return ""
-
-
 def _read_text(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
-
-
-def on_cpu(value: Any) -> Any:
-    """Nested dicts and lists with every tensor on the CPU, so that they load on machines without a GPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return {key: on_cpu(item) for key, item in value.items()}
-    return [on_cpu(item) for item in value] if isinstance(value, list) else value

@@ -1,6 +1,6 @@
 """Weights of HOSER from a file: a state dict as it is saved here, or in a form that other programs give it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from models.hoser import HOSER
 from utils.errors import UserError
+from utils.files.state_dicts import state_dicts_in, unwrapped, without_prefix
 from utils.files.tensor_files import load_tensors
 
-# What torch.compile, DataParallel, DistributedDataParallel and AveragedModel put before names.
-WRAPPERS = ("module", "_orig_mod")
-AVERAGED_COUNT = "n_averaged"  # that AveragedModel keeps beside the weights
 # Features that differ by less were computed by another processor, whose float32 logarithms are others.
 SAME_FEATURE = 2e-5
 
@@ -23,14 +21,18 @@ def load_model(model: HOSER, path: Path) -> None:
     """Load the weights in `path` into `model`, whose features of the road network stay those of its data.
 
     A state dict inside a checkpoint is taken where there is one only, names lose the prefixes that wrappers give
-    them, and pruned weights are multiplied by their masks.
+    them, and pruned weights are multiplied by their masks. One warning names the features in the file that are others.
 
     Raises:
         UserError: the file cannot be read, holds something else, or the weights are of another model.
     """
     known = {name for name, _ in model.named_parameters()}
     state = find_state_dict(load_tensors(path), path, lambda names: bool(known & names))
-    fit_state_dict(model, state, path, "was it trained with another configuration or data set?")
+    load_parameters(model, state, path, "was it trained with another configuration or data set?")
+    if different := different_features(model, state):
+        logger.warning(
+            f"{path}: was trained with other {', '.join(different)} than the data has now; the data's own are used"
+        )
 
 
 def find_state_dict(content: Any, path: Path, is_wanted: Callable[[set[str]], bool]) -> dict[str, Tensor]:
@@ -41,7 +43,10 @@ def find_state_dict(content: Any, path: Path, is_wanted: Callable[[set[str]], bo
     """
     if kind := _other_kind(content, path):
         raise UserError(f"{path}: {kind}")
-    states = {key: without_prefix(unwrapped(state, path), is_wanted) for key, state in _tensors_in(content)}
+    try:
+        states = {key: without_prefix(unwrapped(state), is_wanted) for key, state in state_dicts_in(content)}
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     found = {key: state for key, state in states.items() if is_wanted(set(state))}
     if len(found) != 1:
         keys = ", ".join(map(str, found or (content if isinstance(content, Mapping) else ())))[:200]
@@ -69,57 +74,6 @@ def _other_kind(content: Any, path: Path) -> str:
     if "model_config" in content:
         return "is an LM-TAD teacher; expected a model of HOSER, such as best.pth"
     return ""
-
-
-def _tensors_in(content: Any, key: str = "", depth: int = 2) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The named tensors of each of several nested dicts, by the keys that lead to them."""
-    if not isinstance(content, Mapping) or depth < 0:
-        return
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield key, tensors
-    for name, value in content.items():
-        yield from _tensors_in(value, f"{key}.{name}".lstrip("."), depth - 1)
-
-
-def plain_name(name: str) -> str:
-    """The name of a tensor without what wrappers of modules put into it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def unwrapped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The state dict of the model itself, without what wrappers and pruning have made of it.
-
-    Raises:
-        UserError: two tensors would get one name.
-    """
-    plain: dict[str, Tensor] = {}
-    for name, value in state.items():
-        short = plain_name(name)
-        if short == AVERAGED_COUNT or (short.endswith("_mask") and f"{name[:-5]}_orig" in state):
-            continue
-        if short.endswith("_orig") and f"{name[:-5]}_mask" in state:
-            short, value = short[:-5], value * state[f"{name[:-5]}_mask"]
-        value = value if value.layout is torch.strided else value.to_dense()
-        if short in plain:
-            raise UserError(f"{path}: {short}: stands in it twice, with and without a prefix")
-        plain[short] = value
-    return plain
-
-
-def fit_state_dict(model: HOSER, state: Mapping[str, Tensor], path: Path, advice: str) -> None:
-    """Put `state`, read from `path`, into `model`; `advice` ends the message if it does not fit.
-
-    One warning names the features of the road network in it that are not those of the model's data.
-
-    Raises:
-        UserError: the weights are of another model.
-    """
-    load_parameters(model, state, path, advice)
-    if different := different_features(model, state):
-        logger.warning(
-            f"{path}: was trained with other {', '.join(different)} than the data has now; the data's own are used"
-        )
 
 
 def different_features(model: HOSER, state: Mapping[str, Tensor]) -> list[str]:
@@ -150,17 +104,6 @@ def load_parameters(model: nn.Module, state: Mapping[str, Tensor], path: Path, a
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         problem = str(problems[0] if problems else error)[:300].rstrip(".")
         raise UserError(f"{path}: does not fit this model and data: {problem}{more}; {advice}") from None
-
-
-def without_prefix(state: Mapping[str, Tensor], is_wanted: Callable[[set[str]], bool]) -> dict[str, Tensor]:
-    """`state` without the first parts that all names share, such as `net.model.`, until `is_wanted` takes the names."""
-    shorter = dict(state)
-    while not is_wanted(set(shorter)):
-        first = {name.partition(".")[0] for name in shorter}
-        if len(first) != 1 or not all("." in name for name in shorter):
-            return dict(state)
-        shorter = {name.partition(".")[2]: value for name, value in shorter.items()}
-    return shorter
 
 
 def _same(found: Tensor, own: Tensor) -> bool:
