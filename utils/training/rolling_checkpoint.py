@@ -47,6 +47,7 @@ KINDS = {
     "wandb_run_id": object,  # text, or None
     "resume_state": dict,
 }
+TIME_METRICS = ("time_pred_mape", "time_mape", "time_mae_s")  # of `Metrics`
 STATE_KEYS = ("batches_done", "scaler", "val_time_pred_mape", "best_digest", "config")  # of resume_state
 
 # Keys (or sections, with a dot) of the configuration, by what a change of them means to a run that resumes.
@@ -139,7 +140,7 @@ class RollingCheckpoint:
                 "version": VERSION,
                 "batches_done": self.batches_done,
                 "scaler": learner.precision.scaler.state_dict(),
-                "val_time_pred_mape": [item.time_pred_mape for item in self.validations],
+                **{f"val_{name}": [getattr(item, name) for item in self.validations] for name in TIME_METRICS},
                 "best_digest": self._best_digest,
                 "replaced_digest": self._replaced_digest,
                 "config": self.config,
@@ -156,8 +157,10 @@ class RollingCheckpoint:
         state = content["resume_state"]
         self._file.load_learner(content, learner.model, learner.optimizer)
         learner.precision.load_scaler(state["scaler"])
-        accuracies, mapes = content["validation_metrics"], state["val_time_pred_mape"]
-        self.validations = [Metrics(*pair) for pair in zip(accuracies, mapes, strict=True)]
+        accuracies = content["validation_metrics"]
+        # The version before measured the first of the times' metrics only.
+        times = [state.get(f"val_{name}", [None] * len(accuracies)) for name in TIME_METRICS]
+        self.validations = [Metrics(*values) for values in zip(accuracies, *times, strict=True)]
         self._best_digest, self._replaced_digest = state["best_digest"], state.get("replaced_digest", "")
         self.batches_done, self.wandb_run_id = state["batches_done"], content["wandb_run_id"]
 
