@@ -33,7 +33,7 @@ class TensorRecord:
 class NetworkFeatures(TensorRecord):
     """What the Road Network Encoder reads: attributes of roads and of their adjacency, and the zones.
 
-    The model has each as a buffer of the same name, so it stands in state dicts. `kind` is what people call the part
+    The model has each as a buffer of the same name, so it is part of state dicts. `kind` is what people call the part
     of the road network that it describes.
     """
 

@@ -42,7 +42,7 @@ def test_distillation_resumes_with_its_caches_and_its_tracked_run(
     kept = {path.name: path.stat().st_mtime_ns for path in caches.glob("*.pt")}
     said = distilled(earlier)
     assert "Resumed from checkpoint: epoch 2," in said
-    assert "made anew" not in said and "asking" not in said
+    assert "again" not in said and "asking" not in said
     assert {path.name: path.stat().st_mtime_ns for path in caches.glob("*.pt")} == kept
     after = torch.load(save / "checkpoint_latest.pth")
     assert after["wandb_run_id"] == before["wandb_run_id"]

@@ -129,7 +129,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_placeholder(tree: dict[str, Any], source: str) -> None:
-    """The published form may stand in the file, but only empty: its values come from the data."""
+    """The published form may be part of the file, but must be empty: its values come from the data."""
     pending = [(PLACEHOLDER_SECTION, tree.pop(PLACEHOLDER_SECTION, None))]
     seen = set()  # YAML's aliases can repeat a section without end
     while pending:

@@ -105,7 +105,7 @@ def _section(name: str, cls: type) -> str:
 
 
 def _value(value: Any) -> str:
-    """A default as it stands in a file; an empty one as an empty cell."""
+    """A default as written in a file; an empty one as an empty cell."""
     if value is None or value in ("", ()):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

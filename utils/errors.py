@@ -14,7 +14,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        # Names of files and what stands in them may hold anything, and may be as long as a file.
+        # Names of files and their contents may hold anything, and may be as long as a file.
         text = " ".join(message.splitlines())
         with contextlib.suppress(OSError):  # the working folder is gone
             text = text.replace(f"{Path.cwd()}/", "")

@@ -104,7 +104,7 @@ def test_a_log_that_cannot_be_written_costs_lines_and_one_message(
     log.write("another\n")
     log.stop()
     assert capsys.readouterr().err == (
-        "/dev/full: lines are missing ([Errno 28] No space left on device); the run goes on\n"
+        "/dev/full: lines are missing ([Errno 28] No space left on device); the run continues\n"
     )
 
 

@@ -30,7 +30,7 @@ MEASURED = ("read_s", "zones_s", "epoch_s", "validation_s", "total_s", "peak_rss
 
 
 def measure_growth(config: Config, roads: int, trips: int) -> list[dict[str, float]]:
-    """Figures of five cities, the largest with so many roads and trips; built in a temporary folder.
+    """Figures of five cities, the largest with `roads` roads and `trips` trips; built in a temporary folder.
 
     Raises:
         UserError: the smallest would be too small, or one cannot be trained.

@@ -97,9 +97,9 @@ def _read(cache: Path, kind: type) -> Any:
         values = {field.name: content[field.name] for field in dataclasses.fields(kind)}
         return kind(**{name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()})
     except UserError as error:
-        logger.warning(f"{error}; the cache is made anew")
+        logger.warning(f"{error}; the cache is written again")
     except (KeyError, IndexError, TypeError, AttributeError):
-        logger.warning(f"{cache}: holds something else than it should; the cache is made anew")
+        logger.warning(f"{cache}: holds something else than it should; the cache is written again")
     return None
 
 
@@ -113,4 +113,4 @@ def _write(record: Any, cache: Path, kind: str) -> None:
             if old != cache:
                 remove(old)
     except (UserError, OSError) as error:
-        logger.warning(f"{error}; training goes on without the cache")
+        logger.warning(f"{error}; training continues without the cache")

@@ -15,7 +15,7 @@ NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 def parse_highway(text: str) -> str:
     """A class name or a code as it stands, or the first entry of a list that is not `unclassified`.
 
-    Lists stand in text form, such as `['primary', 'unclassified']`. Empty where there is no class.
+    Lists are texts, such as `['primary', 'unclassified']`. Empty where there is no class.
     """
     stripped = text.strip()
     if not (stripped.startswith("[") and stripped.endswith("]")):
@@ -30,7 +30,7 @@ def parse_highway(text: str) -> str:
 def class_ids(column: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Class id of each road [N], and the name of each class in the order of the ids.
 
-    `column` is as it stands in the file. The order is that of the published code, which fits scikit-learn's
+    `column` is as written in the file. The order is that of the published code, which fits scikit-learn's
     LabelEncoder to the column as pandas reads it: names sort as text; a column of numbers only sorts by value, and
     spellings of one number (`1`, `1.0`, `01`) are one class.
     """

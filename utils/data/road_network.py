@@ -88,7 +88,7 @@ def read_polylines(folder: Path) -> tuple[Floats, Ints]:
     return roads.points, roads.offset
 
 
-# Beyond the last of the other roads, so many times as far from the middle of the city, is far.
+# A road this many times as far from the middle of the city as the last of the others is far.
 FAR_RATIO = 4.0
 FAR_SHARE = 0.05  # at most of the roads: more of them are another part of the city
 
@@ -140,7 +140,7 @@ class _Roads:
     """The columns of roadmap.geo."""
 
     length_m: Floats  # [N]
-    highway: list[str]  # [N], as they stand in the file
+    highway: list[str]  # [N], as written in the file
     points: Floats  # [P, 2], lon and lat
     offset: Ints  # [N + 1]
     start_node: Ints  # [N], ids of equal coordinate texts

@@ -35,7 +35,7 @@ def make_grid(network: RoadNetwork, cell_deg: float, downsample: int) -> Grid:
     Args:
         network: the roads.
         cell_deg: `distill.grid_size`, degrees of latitude and of longitude.
-        downsample: `distill.downsample`; so many cells in each direction are one.
+        downsample: `distill.downsample`; this many cells in each direction are merged into one.
 
     Raises:
         UserError: the grid has more cells than a teacher can have tokens.

@@ -164,8 +164,8 @@ def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoa
     else:
         logger.info(
             f"the teacher, on val: next-road accuracy {metrics.accuracy:.4f} (a uniform guess: "
-            f"{metrics.uniform_accuracy:.4f}); perplexity {metrics.perplexity:.4g}, as if it hesitated between so many "
-            f"candidates (a uniform guess: {metrics.uniform_perplexity:.4g}); it knows the cells of "
+            f"{metrics.uniform_accuracy:.4f}); perplexity {metrics.perplexity:.4g} candidates "
+            f"(a uniform guess: {metrics.uniform_perplexity:.4g}); it knows the cells of "
             f"{metrics.known_share:.1%} of the steps; at {shared:.1%} of them two candidates share a cell, which it "
             "cannot rank"
         )

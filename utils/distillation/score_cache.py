@@ -49,7 +49,7 @@ def cached_log_probs(reader: TeacherReader, loader: BatchLoader, folder: Path, k
         folder: where caches are kept.
         key: hash of all that the values depend on (`cache_key`).
 
-    A killed computation goes on where it was: finished parts are kept. A second process waits for the first.
+    A killed computation is resumed: finished parts are kept. A second process waits for the first.
     """
     path = folder / f"teacher-{key}.pt"
     values = _read(path, loader)
@@ -89,9 +89,9 @@ def _read(path: Path, loader: BatchLoader) -> Tensor | None:
         values = load_tensors(path, mmap=True)["log_probs"]
         if values.shape == (loader.num_candidates,) and values.dtype == torch.float16:
             return values
-        logger.warning(f"{path}: holds something else than the teacher's log-probabilities; made anew")
+        logger.warning(f"{path}: holds something else than the teacher's log-probabilities; it is computed again")
     except (UserError, KeyError, TypeError, AttributeError) as error:
-        logger.warning(f"{path}: cannot be used ({error}); made anew")
+        logger.warning(f"{path}: cannot be used ({error}); it is computed again")
     return None
 
 

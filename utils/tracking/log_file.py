@@ -1,4 +1,4 @@
-"""The log file of a run: what cannot be written to it is lost, and the run goes on."""
+"""The log file of a run: what cannot be written to it is lost, and the run continues."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ class LogFile:
         except OSError as error:
             if not self._told:
                 # Not by the logger, within which we are.
-                text = f"{self._path}: lines are missing ({error}); the run goes on"
+                text = f"{self._path}: lines are missing ({error}); the run continues"
                 tqdm.write(text, file=sys.stderr)
             self._told = True
 

@@ -220,7 +220,7 @@ def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Itera
             yield run
             succeeded = True
         except UserError as error:
-            # The terminal hears of it when the program ends; the file must hear of it while it is open.
+            # The terminal gets the message when the program ends; the file must get it while it is open.
             logger.bind(file_only=True).error(f"error: {error}")
             raise
         except Exception as error:
