@@ -1,7 +1,9 @@
 """Fixtures that several files of tests share. Each test writes below its own `tmp_path` only."""
 
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,14 @@ settings.load_profile("project")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of our own."""
     parser.addoption("--long", action="store_true", help="tests/faults: inject hundreds of faults, and print a table")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that the workers of this test run share."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="hoser-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[scripts.RUN_FOLDER] = folder.name
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,7 +1,7 @@
 """Running the project's command lines as real processes, on a small city, in a folder of the test's own."""
 
-import atexit
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -25,6 +25,7 @@ from utils.data.road_network import read_road_network
 from utils.distillation.grid import make_grid
 from utils.distillation.teacher_file import save_teacher
 
+RUN_FOLDER = "HOSER_TEST_RUN"  # environment variable: a folder that is there as long as the test run
 PROJECT = Path(__file__).resolve().parents[2]
 MINI_CITY = PROJECT / "tests" / "golden" / "mini_city"
 
@@ -176,12 +177,15 @@ class Script:
 
 @functools.cache
 def _zygote() -> str:
-    """The address of this test run's zygote, which is started at the first call."""
-    address = str(Path(tempfile.mkdtemp(prefix="zygote-")) / "socket")
-    zygote = subprocess.Popen(
-        [sys.executable, str(PROJECT / "tests" / "support" / "zygote.py"), address], env=script_environment(), cwd="/"
-    )
-    atexit.register(zygote.kill)
+    """The address of this test run's zygote, which the first worker that needs it starts."""
+    folder = Path(os.environ[RUN_FOLDER])
+    address = str(folder / "socket")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "started").exists():
+            command = [sys.executable, str(PROJECT / "tests" / "support" / "zygote.py"), address, str(folder)]
+            subprocess.Popen(command, env=script_environment(), cwd="/", start_new_session=True)
+            (folder / "started").touch()
     return address
 
 

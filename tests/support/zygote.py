@@ -32,16 +32,15 @@ LIBRARIES = (
 )
 
 
-def serve(address: str) -> None:
-    """Answer requests until the process that started us is gone."""
+def serve(address: str, folder: str) -> None:
+    """Answer requests as long as `folder` is there."""
     for library in LIBRARIES:
         __import__(library)
-    parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
         server.settimeout(1.0)
-        while os.getppid() == parent:
+        while Path(folder).is_dir():
             try:
                 connection, _ = server.accept()
             except TimeoutError:
@@ -109,4 +108,4 @@ def _prepare(request: dict) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])
