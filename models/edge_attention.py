@@ -5,8 +5,8 @@ of edges that is processed from start to end before the next one stays in the ca
 backward pass, which computes it again. (Autograd over all edges at once, with `F.embedding_bag` for the sum, makes a
 training step on 43,800 roads 1.4 times as long.)
 
-To change the formula, change the plain form in `edge_attention` first, and let `goes_in_blocks` return False: that is
-correct everywhere, only slower on a CPU. Then change `BlockwiseEdgeAttention`: its forward pass in the same way, and its
+To change the formula, change the plain form in `edge_attention` first and let `goes_in_blocks` return False: that is
+correct everywhere, only slower on a CPU. Then change `BlockwiseEdgeAttention`: its forward pass in the same way, its
 backward pass by the chain rule from d_score (how the loss changes with an edge's score) to what the score is computed
 from. The tests compare both forms, values and gradients, with PyTorch Geometric's layer.
 """
