@@ -19,7 +19,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from utils.files.atomic import atomic_write, remove
-from utils.search.report import column_names
+from utils.search.space import column_names
 from utils.search.study import SharedStudy, best_trial
 from utils.search.worker import RunMetrics
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from utils.config import config_to_yaml
 from utils.files.atomic import atomic_write, file_lock, remove_temporary_files
-from utils.search.space import Load, override_texts
+from utils.search.space import Load, column_names, override_texts
 from utils.search.study import SharedStudy, best_trial, best_value, replacements
 from utils.search.worker import RunMetrics, short
 
@@ -168,12 +168,6 @@ def format_table(rows: list[Row], keys: Sequence[str], deviations: str = "") -> 
             ["*" * row.get("is_best", False), row["trial"], row["state"], str(row["epochs"]), val_acc, *values]
         )
     return "\n".join([_aligned(lines, left=(0, 2)), _verdict(rows, keys, deviations)])
-
-
-def column_names(keys: Sequence[str]) -> dict[str, str]:
-    """Short names of keys, without their section where that is clear."""
-    short_names = [key.rpartition(".")[2] for key in keys]
-    return {key: name if short_names.count(name) == 1 else key for key, name in zip(keys, short_names, strict=True)}
 
 
 def _verdict(rows: list[Row], keys: Sequence[str], deviations: str) -> str:

@@ -137,3 +137,9 @@ def _range(key: str, entry: dict[str, Any], kind: type, load: Load, where: str) 
     if abs(steps - round(steps)) > 1e-6:
         raise UserError(f"{where}: step: {step} does not lead from {low} to {high} in whole steps")
     return (IntDistribution if kind is int else FloatDistribution)(low, high, step=kind(step))
+
+
+def column_names(keys: Sequence[str]) -> dict[str, str]:
+    """Short names of keys, without their section where that is clear."""
+    short_names = [key.rpartition(".")[2] for key in keys]
+    return {key: name if short_names.count(name) == 1 else key for key, name in zip(keys, short_names, strict=True)}
