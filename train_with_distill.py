@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-kept = Kept("no epoch was finished by this command; run it again to resume")
+kept = Kept("no epoch was finished by this command; run it again")
 EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to resume"
 
 

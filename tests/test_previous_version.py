@@ -76,4 +76,4 @@ def test_a_study_continues(earlier: Path) -> None:
     after = (study / "trials.csv").read_text().splitlines()
     assert len(after) == len(before) + 1
     assert (study / "baseline" / "best.pth").stat().st_mtime_ns == baseline
-    assert [line.split(",")[0] for line in after[1:]] == ["0", "1", "2"]
+    assert [line.split(",")[0] for line in after[1:]] == ["baseline", "0", "1", "2"]

@@ -45,7 +45,7 @@ from utils.tracking.run import Run, open_run
 from utils.training.engine import make_optimizer
 from utils.training.schedule import Schedule
 
-kept = Kept("no epoch was finished by this command; run it again to resume")
+kept = Kept("no epoch was finished by this command; run it again")
 EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to resume"
 ONLY_THE_STUDENT = "only the training of the student reads it"
 UNREAD = {
@@ -129,14 +129,14 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {weights}")
     uniform = uniform_perplexity(trips["val"], city.network, grid, settings.block_size)
     logger.info(
-        f"at each token it hesitates as between {best:.2f} equally likely cells; a uniform guess over each road's "
-        f"successors, which knows the road network only, as between {uniform:.2f}"
+        f"perplexity {best:.2f} over all cells: it hesitates as between this many; a uniform guess over each road's "
+        f"successors, which knows the road network only, has {uniform:.2f}"
     )
     if best >= uniform:
         logger.warning(
-            "this teacher knows no more than that guess, so nothing can be learned from it: train it longer "
-            "(teacher.max_epoch) or on more trips, or take a smaller one (teacher.n_layer, teacher.n_embd) or larger "
-            "cells (distill.grid_size)"
+            "over all cells this teacher is no better than that guess; what it is worth over the candidates, "
+            "train_with_distill.py says. Training it longer (teacher.max_epoch) or on more trips, a smaller one "
+            "(teacher.n_layer, teacher.n_embd) or larger cells (distill.grid_size) may help"
         )
 
 

@@ -34,7 +34,7 @@ def test_skipped_trips_of_both_kinds_are_counted_together(
     path = write_trips(workplace / "t.csv", trip("0,1"), long_trip(9), trip("0,9"), trip("1,2"))
     assert len(read_trips(path, network, "skip", 4)) == 2
     assert messages == [
-        "t.csv: skipped 2 trips of 4 (the first: line 3: trip 2: 8 roads before the destination, expected at most 4; "
+        f"{path}: skipped 2 trips of 4 (the first: line 3: trip 2: 8 roads before the destination, expected at most 4; "
         "raise trajectory_encoder_config.max_len)"
     ]
 

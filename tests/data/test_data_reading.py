@@ -255,7 +255,7 @@ def test_skipped_trips_are_reported_also_when_they_come_from_the_cache(
     first, second = (load_trips(workplace, "train", network, "skip") for _ in range(2))
     assert as_lists(first) == as_lists(second)
     report = (
-        "train.csv: skipped 2 malformed trips of 4 (the first: line 3: trip 2: positions 1 and 2: "
+        f"{workplace / 'train.csv'}: skipped 2 malformed trips of 4 (the first: line 3: trip 2: positions 1 and 2: "
         "roadmap.rel does not connect road 0 to road 2)"
     )
     assert messages == [report, report]

@@ -106,7 +106,7 @@ def test_a_last_field_that_may_be_cut_is_told(mini_city: Path, messages: list[st
     path.write_bytes(path.read_bytes()[:-2])  # within the last number
     read_road_network(mini_city)
     lines = path.read_text().count("\n") + 1
-    assert messages == [f"data/Mini/roadmap.rel, line {lines}: no line end follows; is the file whole?"]
+    assert messages == [f"{path}, line {lines}: no line end follows; is the file whole?"]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.6, 0.9])

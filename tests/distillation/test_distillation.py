@@ -349,9 +349,9 @@ def test_downsampling_joins_cells_in_both_directions() -> None:
     assert grid.cell.tolist() == [0, 1, 3]
 
 
-def test_the_description_counts_cells_and_names_the_densest() -> None:
+def test_the_description_counts_cells_and_names_the_fullest() -> None:
     grid = Grid(rows=2, columns=5, cell=np.array([3, 3, 3, 7]))
-    text = "grid of 2 x 5 cells: 2 hold roads (20.0%), 2.0 roads per such cell, densest cell 3 with 3"
+    text = "grid of 2 x 5 cells: 2 hold roads (20.0%), 2.0 roads each on average, 3 in the fullest (cell 3)"
     assert describe_grid(grid) == text
 
 

@@ -229,16 +229,14 @@ def test_a_teacher_is_introduced_with_what_its_perplexity_means(trained: Teacher
     assert "training is complete: all 5 epochs are done" in done.stderr
     assert "Resumed" not in done.stderr
     number = r"(\d+\.\d\d)"
-    found = re.search(
-        rf"hesitates as between {number} equally likely cells; a uniform guess .*, as between {number}", done.stderr
-    )
+    found = re.search(rf"perplexity {number} over all cells: .*; a uniform guess .* has {number}", done.stderr)
     perplexity, uniform = (float(value) for value in found.groups())
     assert perplexity == pytest.approx(min(torch.load(trained.checkpoint)["val_perplexity"]), abs=0.006)
     assert uniform == pytest.approx(plain_uniform_perplexity(trained.folder), abs=0.006)
-    assert ("knows no more than that guess" in done.stderr) is (perplexity >= uniform)
+    assert ("over all cells this teacher is no better than that guess" in done.stderr) is (perplexity >= uniform)
     ours = TeacherRun(make_mini_project(tmp_path))
     done = run([*COMMAND, "--set", "teacher.learning_rate=1e-9", "--set", "teacher.max_epoch=1"], ours.folder)
-    assert "this teacher knows no more than that guess" in done.stderr
+    assert "over all cells this teacher is no better than that guess" in done.stderr
 
 
 def plain_uniform_perplexity(folder: Path) -> float:

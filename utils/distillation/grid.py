@@ -71,10 +71,10 @@ def warn_of_stretched_grid(grid: Grid) -> None:
 
 
 def describe_grid(grid: Grid) -> str:
-    """Coverage, roads per cell and the densest cell, in one line."""
+    """Coverage, roads per cell and the fullest cell, in one line."""
     cells, counts = np.unique(grid.cell, return_counts=True)
-    densest = int(counts.argmax())
+    fullest = int(counts.argmax())
     return (
         f"grid of {grid.rows} x {grid.columns} cells: {len(cells)} hold roads ({len(cells) / grid.num_cells:.1%}), "
-        f"{counts.mean():.1f} roads per such cell, densest cell {cells[densest]} with {counts[densest]}"
+        f"{counts.mean():.1f} roads each on average, {counts[fullest]} in the fullest (cell {cells[fullest]})"
     )

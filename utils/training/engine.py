@@ -141,10 +141,12 @@ def _check_finite(records: list[BatchRecord], first_batch: int, epoch: int) -> N
         losses = dict(record.losses)
         loss = losses.pop("loss")
         if not math.isfinite(loss):
-            terms = ", ".join(f"{name} {value}" for name, value in losses.items())
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            lower = "a lower optimizer_config.learning_rate may help"
+            advice = lower if record.batch else "in the first batch it is a term's own fault"
             raise UserError(
                 f"the loss is {loss} in epoch {epoch + 1}, batch {record.batch - first_batch + 1} ({terms}); training "
-                "stops, files already written stay; a lower optimizer_config.learning_rate may help"
+                f"stops, files already written stay; {advice}"
             )
 
 
