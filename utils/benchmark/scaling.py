@@ -1,19 +1,18 @@
 """How time and memory grow with the size of a city: five cities, each twice the one before, one epoch each."""
 
-import json
-import os
+import multiprocessing
 import resource
-import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 from loguru import logger
 
 from models.hoser import HOSER
-from utils.config import PROJECT, Config, config_to_dict, load_config
+from utils.config import Config
 from utils.data.cache import load_network, load_trips
 from utils.data.dataset import load_city
 from utils.data.loader import make_loaders
@@ -30,7 +29,7 @@ MEASURED = ("read_s", "zones_s", "epoch_s", "validation_s", "total_s", "peak_rss
 
 
 def measure_growth(config: Config, roads: int, trips: int) -> list[dict[str, float]]:
-    """Figures of five cities, the largest with `roads` roads and `trips` trips; built in a temporary folder.
+    """Measurements of five cities, the largest with `roads` roads and `trips` trips; built in a temporary folder.
 
     Raises:
         UserError: the smallest would be too small, or one cannot be trained.
@@ -70,29 +69,26 @@ def format_growth(rows: list[dict[str, float]]) -> str:
 
 def _in_a_process_of_its_own(folder: Path, config: Config) -> dict[str, float]:
     """Memory is a process' own highest."""
-    code = "import sys; from utils.benchmark.scaling import train_one_epoch; train_one_epoch(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), json.dumps(config_to_dict(config))],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        raise UserError(f"{folder.name}: the measurement has ended with exit code {done.returncode}; see above")
-    return json.loads(done.stdout)
+    # Forked from a server that has imported what it takes seconds to import.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return pool.submit(train_one_epoch, folder, config).result()
+        except BrokenProcessPool:
+            raise UserError(f"{folder.name}: the measuring process was killed; too little memory?") from None
 
 
-def train_one_epoch(folder: str, settings: str) -> None:
-    """Read a city for the first time, make its zones, train an epoch, validate; prints the figures as JSON."""
+def train_one_epoch(path: Path, config: Config) -> dict[str, float]:
+    """Read a city for the first time, make its zones, train an epoch, validate; the measurements of all this."""
     logger.remove()
     keep_freed_memory()
-    config, path = load_config("city", overrides=json.loads(settings)), Path(folder)
     times = [time.perf_counter()]
 
     network = load_network(path)
     trips = sum(len(load_trips(path, split, network, "error")) for split in ("train", "val", "test"))
     times.append(time.perf_counter())
-    city = load_city("city", config, folder)
+    city = load_city("city", config, path)
     times.append(time.perf_counter())
     loaders = make_loaders(city, config, "cpu")
     set_seed(0)
@@ -105,7 +101,7 @@ def train_one_epoch(folder: str, settings: str) -> None:
     times.append(time.perf_counter())
 
     read, zones, epoch, validation = np.diff(times).tolist()
-    figures = {
+    return {
         "roads": network.num_roads,
         "trips": trips,
         "read_s": read,
@@ -115,4 +111,3 @@ def train_one_epoch(folder: str, settings: str) -> None:
         "total_s": times[-1] - times[0],
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    print(json.dumps(figures))
