@@ -17,8 +17,9 @@ from optuna.trial import TrialState, create_trial
 from utils.config import Config, load_config
 from utils.config_sections import OptunaConfig
 from utils.search.plots import draw
+from utils.search.report import final_lines, format_final
 from utils.search.samplers import PRUNED_AFTER, EpochHyperband, check_sampler, make_sampler
-from utils.search.space import SearchSpace, column_names, final_lines, format_final, override_texts
+from utils.search.space import SearchSpace, column_names, override_texts
 from utils.search.storage import Journal, open_database, open_journal
 from utils.search.worker import RunMetrics
 from utils.tracking.run import curves_folder
