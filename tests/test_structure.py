@@ -1,9 +1,13 @@
 """Imports go one way: a package of utils imports those before it only, and models knows nothing of utils."""
 
 import ast
+import importlib
+import sys
 
 import pytest
 from scripts import PROJECT
+
+import utils
 
 ORDER = ("runtime", "files", "data", "training", "distillation", "generation", "tracking", "search", "benchmark")
 
@@ -32,3 +36,13 @@ def test_models_know_nothing_of_training() -> None:
 def test_every_package_has_its_place_in_the_order() -> None:
     folders = {path.name for path in (PROJECT / "utils").iterdir() if (path / "__init__.py").exists()}
     assert folders == set(ORDER)
+
+
+@pytest.mark.parametrize("name", utils.FORMER_NAMES)
+def test_a_module_still_imports_under_its_former_name(name: str) -> None:
+    sys.modules.pop(f"utils.{name}", None)
+    with pytest.warns(DeprecationWarning, match=rf"utils\.{name} is utils\.\S+ now"):
+        former = importlib.import_module(f"utils.{name}")
+    present = importlib.import_module(f"utils.{utils.FORMER_NAMES[name]}")
+    names = [item for item in vars(present) if not item.startswith("__")]
+    assert names and all(getattr(former, item) is getattr(present, item) for item in names)
