@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from utils.data.road_network import RoadNetwork
 from utils.data.trips import TimeStatistics
 from utils.distillation import score_cache
 from utils.distillation.grid import Grid, describe_grid, make_grid
-from utils.distillation.kl_loss import DistillationTerm, load_distillation
+from utils.distillation.kl_loss import DistillationTerm, load_distillation, measure_teacher
 from utils.distillation.score_cache import cache_key, cached_log_probs
 from utils.distillation.teacher_file import Teacher, load_teacher, save_teacher
 from utils.distillation.teacher_scores import TeacherReader, tokens_of_roads
@@ -145,6 +145,28 @@ def test_the_kl_term_is_the_plain_formula(setting: Setting, tau: float, last_onl
     assert ours.item() == pytest.approx(plain.item(), rel=1e-4)
     (ours_grad,), (plain_grad,) = torch.autograd.grad(ours, logits), torch.autograd.grad(plain, logits)
     torch.testing.assert_close(ours_grad, plain_grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_teacher_is_measured_as_by_a_plain_count(setting: Setting) -> None:
+    """With larger cells, so that candidates share some, and one road whose cell the teacher does not know."""
+    tokens = torch.where(torch.arange(len(setting.tokens)) == 9, -1, setting.tokens // 40)
+    reader = TeacherReader(setting.teacher, tokens, 4)
+    measured = measure_teacher(reader.log_probs, tokens, setting.loader)
+    steps, rows = 0, []  # tied, right, uniform accuracy, -log q, log of the number of candidates
+    for batch in setting.loader.in_order():
+        log_probs, first = reader.log_probs(batch), 0
+        for length, label in zip(batch.candidate_len.tolist(), batch.label.tolist(), strict=True):
+            own = log_probs[first : first + length]
+            cells = tokens[batch.candidate_road_id[first : first + length]].tolist()
+            steps, first = steps + 1, first + length
+            if not own.isnan().any():
+                right = int(own.argmax()) == label
+                rows.append((len(set(cells)) < length, right, 1 / length, -own[label].item(), math.log(length)))
+    tied, right, uniform, surprise, uniform_surprise = np.mean(np.array(rows, dtype=float), axis=0)
+    assert 0 < tied < 1
+    assert 0 < len(rows) < steps
+    expected = (len(rows) / steps, tied, right, uniform, math.exp(surprise), math.exp(uniform_surprise))
+    assert astuple(measured) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_student_that_agrees_with_the_teacher_has_no_loss(setting: Setting) -> None:

@@ -106,7 +106,7 @@ def load_distillation(
             key = cache_key(path, loaders[split], token_of_road, config.window)
             answers[split] = cached_log_probs(reader, loaders[split], folder, key)
     term = DistillationTerm(answers["train"], config.temperature, config.steps == "last", train.processes)
-    return Distillation(term, answers["val"], token_of_road.to(train.device))
+    return Distillation(term, answers["val"], reader.token_of_road)
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class TeacherMetrics:
     """How well a teacher predicts the next road, on the steps whose cells it knows."""
 
     known_share: float  # of all steps
+    tied_share: float  # of the known steps: two candidates lie in one cell, so the teacher cannot rank them
     accuracy: float
     uniform_accuracy: float  # of a guess that takes all candidates for equally likely
     perplexity: float  # exp of the mean of -log q(road that was taken); infinite where it calls one impossible
@@ -121,9 +122,17 @@ class TeacherMetrics:
 
 
 @torch.no_grad()
-def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -> TeacherMetrics | None:
-    """Metrics of the teacher (by its log-probabilities [K] of a batch) on a split; None if it knows no step of it."""
-    totals = torch.zeros(6, dtype=torch.float64, device=loader.device)
+def measure_teacher(
+    log_probs: Callable[[Batch], Tensor], token_of_road: Tensor, loader: BatchLoader
+) -> TeacherMetrics | None:
+    """Metrics of the teacher on a split; None if it knows no step of it.
+
+    Args:
+        log_probs: the teacher's, of the candidates [K] of a batch.
+        token_of_road: [N] int64.
+        loader: the split.
+    """
+    totals = torch.zeros(7, dtype=torch.float64, device=loader.device)
     for batch in progress(loader.in_order(), "scoring val with the teacher", loader.num_batches, "batches"):
         take_signals()
         if not batch.share:
@@ -132,33 +141,27 @@ def measure_teacher(log_probs: Callable[[Batch], Tensor], loader: BatchLoader) -
         taken = answer.index_select(0, batch.label_candidate)
         known = ~taken.isnan()
         candidates = batch.candidate_len[known].double()
-        sums = [known.sum(), ((rank_of_label(answer, batch) == 0) & known).sum(), (1.0 / candidates).sum()]
+        tokens = torch.stack([batch.step_of_candidate, token_of_road[batch.candidate_road_id]]).unique(dim=1)
+        tied = torch.bincount(tokens[0], minlength=len(taken)) < batch.candidate_len
+        sums = [
+            known.sum(),
+            (tied & known).sum(),
+            ((rank_of_label(answer, batch) == 0) & known).sum(),
+            (1.0 / candidates).sum(),
+        ]
         sums += [-taken[known].double().sum(), candidates.log().sum()]
         totals += torch.stack([torch.full_like(sums[-1], len(taken)), *(value.double() for value in sums)])
     steps, known, *sums = loader.processes.all_reduce(totals).tolist()
     if not known:
         return None
-    right, uniform_right, surprise, uniform_surprise = (value / known for value in sums)
+    tied, right, uniform_right, surprise, uniform_surprise = (value / known for value in sums)
     perplexity = math.exp(surprise) if surprise < math.log(MAX_PERPLEXITY) else math.inf
-    return TeacherMetrics(known / steps, right, uniform_right, perplexity, math.exp(uniform_surprise))
-
-
-def shared_token_share(loader: BatchLoader, token_of_road: Tensor) -> float:
-    """Share of the steps of which two candidates lie in one cell, so that the teacher cannot rank them."""
-    totals = torch.zeros(2, dtype=torch.int64, device=loader.device)
-    for batch in loader.in_order():
-        if batch.share:
-            token = torch.stack([batch.step_of_candidate, token_of_road[batch.candidate_road_id]])
-            distinct = torch.bincount(token.unique(dim=1)[0], minlength=len(batch.road_id))
-            totals += torch.stack([(distinct < batch.candidate_len).sum(), torch.tensor(len(batch.road_id)).to(totals)])
-    shared, steps = loader.processes.all_reduce(totals).tolist()
-    return shared / steps
+    return TeacherMetrics(known / steps, tied, right, uniform_right, perplexity, math.exp(uniform_surprise))
 
 
 def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoader], config: DistillConfig) -> None:
     """Say what the teacher is worth on the validation split, and which settings of distillation have no effect."""
-    metrics = measure_teacher(distillation.val_log_probs, loaders["val"])
-    shared = shared_token_share(loaders["val"], distillation.token_of_road)
+    metrics = measure_teacher(distillation.val_log_probs, distillation.token_of_road, loaders["val"])
     if metrics is None:
         logger.warning("the teacher knows no step of val: nothing can be said of it")
     else:
@@ -166,8 +169,8 @@ def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoa
             f"the teacher, on val: next-road accuracy {metrics.accuracy:.4f} (a uniform guess: "
             f"{metrics.uniform_accuracy:.4f}); perplexity {metrics.perplexity:.4g} candidates "
             f"(a uniform guess: {metrics.uniform_perplexity:.4g}); it knows the cells of "
-            f"{metrics.known_share:.1%} of the steps; at {shared:.1%} of them two candidates share a cell, which it "
-            "cannot rank"
+            f"{metrics.known_share:.1%} of the steps; at {metrics.tied_share:.1%} of them two candidates share a cell, "
+            "which it cannot rank"
         )
         if metrics.accuracy <= metrics.uniform_accuracy:
             logger.warning("this teacher knows no more of the next road than a uniform guess: it cannot help")
