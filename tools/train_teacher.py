@@ -38,8 +38,9 @@ from utils.distillation.teacher_training import (
     uniform_perplexity,
 )
 from utils.files.tensor_files import size_bytes
-from utils.runtime.device import Precision, choose_device, set_seed
+from utils.runtime.device import choose_device, set_seed
 from utils.runtime.memory import SMALLER_TEACHER_BATCHES, memory_advice
+from utils.runtime.precision import Precision
 from utils.runtime.signals import held_signals
 from utils.tracking.run import Run, open_run
 from utils.training.engine import make_optimizer
@@ -125,9 +126,13 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
                 f"teacher epoch {epoch + 1}/{settings.max_epoch}: val_perplexity {value:.4f}, "
                 f"{time.monotonic() - began:.1f} s"
             )
+    log_result(checkpoint, uniform_perplexity(trips["val"], city.network, grid, settings.block_size))
+
+
+def log_result(checkpoint: TeacherCheckpoint, uniform: float) -> None:
+    """The best epoch, and what its perplexity means beside that of a uniform guess."""
     best = min(checkpoint.perplexities)
-    logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {weights}")
-    uniform = uniform_perplexity(trips["val"], city.network, grid, settings.block_size)
+    logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {checkpoint.weights}")
     logger.info(
         f"perplexity {best:.2f} over all cells: it hesitates as between this many; a uniform guess over each road's "
         f"successors, which knows the road network only, has {uniform:.2f}"

@@ -8,6 +8,7 @@ which rows W&B has: online it is the service's own; offline it is in a file besi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -215,8 +216,7 @@ class WandbRun:
             "epoch": epochs,
             "best_epoch": best_epoch,
             "best_val_acc": best.next_step_acc,
-            "test_next_step_acc": test.next_step_acc,
-            "test_time_pred_mape": test.time_pred_mape,
+            **{f"test_{name}": value for name, value in dataclasses.asdict(test).items()},
         }
         self._guard(lambda: self._client.summary.update(summary))
         if self._config.wandb.log_model:

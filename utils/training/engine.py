@@ -15,8 +15,8 @@ from utils.config import Config
 from utils.config_sections import OptimizerConfig, TeacherConfig
 from utils.data.loader import BatchLoader
 from utils.errors import UserError
-from utils.runtime.device import Precision
 from utils.runtime.distributed import Processes
+from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
 from utils.training.losses import HOSERLoss
@@ -142,8 +142,9 @@ def _check_finite(records: list[BatchRecord], first_batch: int, epoch: int) -> N
         loss = losses.pop("loss")
         if not math.isfinite(loss):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            lower = "a lower optimizer_config.learning_rate may help"
-            advice = lower if record.batch else "in the first batch it is a term's own fault"
+            advice = "a lower optimizer_config.learning_rate may help"
+            if record.batch == 0:  # nothing has been learned yet
+                advice = "one of these terms is not finite from the start"
             raise UserError(
                 f"the loss is {loss} in epoch {epoch + 1}, batch {record.batch - first_batch + 1} ({terms}); training "
                 f"stops, files already written stay; {advice}"

@@ -3,6 +3,7 @@
 Nothing random need be stored: shuffles, dropout and the learning rate are functions of seed, epoch and step.
 """
 
+import contextlib
 import hashlib
 import secrets
 import string
@@ -19,7 +20,7 @@ from utils.files.atomic import atomic_write, move, remove, set_aside
 from utils.files.checksums import content_digest
 from utils.files.disk_space import warn_if_short
 from utils.files.tensor_files import load_tensors, on_cpu, save_tensors, state_dict_of
-from utils.runtime.device import Precision
+from utils.runtime.precision import Precision
 from utils.training.engine import Learner
 from utils.training.metrics import Metrics
 from utils.training.resume_file import (
@@ -258,7 +259,9 @@ class RollingCheckpoint:
         former = self.path.parent.with_name(f"seed{self.identity.seed}_distill") / self.path.name
         if self.path.parent.name != f"seed{self.identity.seed}_nodistill" or not former.exists() or not self._writes:
             return
-        content = load_tensors(former, mmap=True)
+        content = None
+        with contextlib.suppress(UserError):  # damaged: that is the other run's trouble
+            content = load_tensors(former, mmap=True)
         if isinstance(content, dict) and content.get("distill_enabled") is False:
             name = former.parent.name
             logger.warning(f"{former} is of a run without a teacher: to resume it, --run_name {name}")
