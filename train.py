@@ -34,7 +34,7 @@ from utils.tracking.run import Run, log_data, log_summary, open_run
 from utils.training.compile import compile_model
 from utils.training.engine import Learner, evaluate, train_epoch
 from utils.training.epoch_checkpoints import EpochCheckpoints
-from utils.training.heuristics import measure_baselines
+from utils.training.heuristics import measure_heuristics
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import Metrics
 from utils.training.weights import load_model
@@ -74,7 +74,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
         city = load_city(args.dataset, config, args.data_dir)
         loaders = make_loaders(city, config, device, processes)
     processes.check_same("data", lambda: content_digest([data_keys(loaders), vars(city.features)]))
-    log_data(city, loaders, measure_baselines(loaders["val"]))
+    log_data(city, loaders, measure_heuristics(loaders["val"]))
 
     # model
     set_seed(args.seed)

@@ -42,7 +42,7 @@ from utils.search.reporter import TrialReporter
 from utils.tracking.run import Run, log_data, log_summary, open_run
 from utils.training.compile import compile_model
 from utils.training.engine import Learner, evaluate, train_epoch
-from utils.training.heuristics import measure_baselines
+from utils.training.heuristics import measure_heuristics
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import Metrics
 from utils.training.rolling_checkpoint import Identity, RollingCheckpoint
@@ -173,7 +173,7 @@ def train(
         city = load_city(dataset, config, data_dir)
         loaders = make_loaders(city, config, device, processes)
     keys = data_keys(loaders)
-    log_data(city, loaders, measure_baselines(loaders["val"]))
+    log_data(city, loaders, measure_heuristics(loaders["val"]))
     loss_function = HOSERLoss(loaders["train"].statistics)
     if config.distill.enable:
         keys["teacher"] = file_digest(teacher_path(config.distill, dataset))

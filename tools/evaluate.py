@@ -19,8 +19,9 @@ from utils.data.dataset import find_folder, load_city
 from utils.data.loader import BatchLoader, RoadTables
 from utils.data.trips import TimeStatistics
 from utils.files.atomic import atomic_write
-from utils.runtime.device import Precision, choose_device
+from utils.runtime.device import choose_device
 from utils.runtime.memory import SMALLER_BATCHES, memory_advice
+from utils.runtime.precision import Precision
 from utils.training.evaluation import evaluate_in_detail, format_report
 from utils.training.weights import load_model
 

@@ -16,7 +16,7 @@ from utils.config import load_config
 from utils.data.dataset import find_folder, load_city
 from utils.data.loader import make_loaders
 from utils.tracking.run import log_data
-from utils.training.heuristics import measure_baselines
+from utils.training.heuristics import measure_heuristics
 
 UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distill"), "nothing is trained here")}
 
@@ -31,7 +31,7 @@ def main() -> None:
     warn_of_unread(args.overrides, UNREAD)
     city = load_city(args.dataset, config, args.data_dir)
     loaders = make_loaders(city, config, "cpu")
-    log_data(city, loaders, measure_baselines(loaders["val"]))
+    log_data(city, loaders, measure_heuristics(loaders["val"]))
 
 
 if __name__ == "__main__":

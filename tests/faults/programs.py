@@ -82,7 +82,7 @@ def reference_of(program: Program, folder: Path) -> Reference:
 
 
 def models(folder: Path, *patterns: str) -> dict[str, Any]:
-    """Content of files of tensors, as hashes; ids that are drawn anew in each run are left out."""
+    """Content of files of tensors, as hashes; ids that are drawn in each run are left out."""
     return {
         str(path.relative_to(folder)): content_digest(load_tensors(path))
         for pattern in patterns

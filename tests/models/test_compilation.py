@@ -12,7 +12,7 @@ from models.hoser import HOSER
 from utils.config import load_config
 from utils.data.dataset import load_city
 from utils.data.loader import make_loaders
-from utils.runtime.device import Precision
+from utils.runtime.precision import Precision
 from utils.training.compile import compile_model
 from utils.training.losses import HOSERLoss
 

@@ -15,7 +15,7 @@ from utils.config import PROJECT, Config, load_config
 from utils.data.dataset import City, load_city
 from utils.data.loader import BatchLoader, RoadTables
 from utils.data.trips import TimeStatistics
-from utils.runtime.device import Precision
+from utils.runtime.precision import Precision
 from utils.training.engine import evaluate, make_optimizer
 from utils.training.losses import HOSERLoss
 from utils.training.schedule import Schedule

@@ -25,7 +25,7 @@ from utils.data.loader import BatchLoader, make_loaders
 from utils.data.road_network import read_road_network
 from utils.distillation.kl_loss import DistillationTerm, load_teacher_reader, teacher_path
 from utils.distillation.score_cache import CachedLogProbs
-from utils.runtime.device import Precision
+from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.training.engine import evaluate, make_optimizer, optimizer_step
 from utils.training.losses import HOSERLoss

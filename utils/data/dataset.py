@@ -26,8 +26,9 @@ from utils.data.zones import (
     zone_edges,
 )
 from utils.errors import UserError
-from utils.files.atomic import folder_lock, is_writable
+from utils.files.atomic import is_writable
 from utils.files.checksums import file_digest
+from utils.files.locks import folder_lock
 
 PUBLIC_FILES = ("roadmap.geo", "roadmap.rel", "train.csv", "val.csv", "test.csv")
 COMPANIONS = ("road_network_partition", "zone_trans_mat.npy")

@@ -166,7 +166,7 @@ class BatchLoader:
             yield self.batch(*self._own_part(order[start : start + self.batch_size]))
 
     def _own_part(self, trip_index: np.ndarray) -> tuple[np.ndarray, float]:
-        """What this process has of a batch: every so manieth trip by length, and its share of the steps."""
+        """What this process has of a batch: every n-th trip by length, for n processes, and its share of the steps."""
         if self.processes.world_size == 1:
             return trip_index, 1.0
         trip_index = self._longest_first(trip_index)

@@ -16,8 +16,9 @@ from models.batch import Batch
 from utils.data.loader import BatchLoader
 from utils.distillation.teacher_scores import TeacherReader
 from utils.errors import UserError
-from utils.files.atomic import folder_lock, remove, remove_temporary_files
+from utils.files.atomic import remove, remove_temporary_files
 from utils.files.disk_space import warn_if_short
+from utils.files.locks import folder_lock
 from utils.files.tensor_files import load_tensors, save_tensors
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals

@@ -16,7 +16,7 @@ from utils.files.atomic import earlier_path, free_number, move
 from utils.files.checksums import content_digest
 from utils.files.disk_space import warn_if_short
 from utils.files.tensor_files import on_cpu, state_dict_of
-from utils.runtime.device import Precision
+from utils.runtime.precision import Precision
 from utils.training.resume_file import (
     MOMENTS,
     ResumeFile,

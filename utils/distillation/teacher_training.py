@@ -17,8 +17,8 @@ from utils.data.road_network import RoadNetwork
 from utils.data.trips import Trips
 from utils.distillation.grid import LARGER_CELLS, Grid
 from utils.errors import UserError
-from utils.runtime.device import Precision
 from utils.runtime.memory import available_bytes, memory_advice, readable_gb
+from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
 from utils.training.engine import READ_BACK, optimizer_step

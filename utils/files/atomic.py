@@ -6,23 +6,15 @@ import fcntl
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
-
-from loguru import logger
 
 from utils.errors import UserError
 from utils.files.disk_space import FULL, REMEDIES
 from utils.runtime.signals import held_signals
 
 TEMPORARY_PREFIX = ".tmp-"
-
-_held_folders: set[Path] = set()
-
-
-class FolderInUseError(UserError):
-    """Another process is working in a folder."""
 
 
 class WriteError(UserError):
@@ -134,69 +126,6 @@ def remove_temporary_files(folder: Path, name: str = "") -> None:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
-
-
-@contextlib.contextmanager
-def folder_lock(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` (made if absent) for this process alone; the system frees it however we end.
-
-    What already holds it may hold it again: a search holds the folder of a run that it then starts.
-
-    Args:
-        folder: what to hold.
-        wait: whether to wait, with a message, while another process holds it.
-
-    Raises:
-        FolderInUseError: another process holds it.
-        UserError: it cannot be written.
-    """
-    make_folder(folder)
-    path, own = folder / ".lock", folder.resolve()
-    if own in _held_folders:
-        yield
-        return
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise write_error(path, error) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise FolderInUseError(
-                    f"{folder}: another process is working in this folder; wait for it or end it"
-                ) from None
-            logger.info(f"waiting for another process that is working in {folder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        _held_folders.add(own)
-        try:
-            yield
-        finally:
-            _held_folders.remove(own)
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the file `path` (made if absent, never removed) for a moment, after others.
-
-    Gives whether it is held: without `wait`, it is not while another process holds it.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    make_folder(path.parent)
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise write_error(path, error) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def make_folder(folder: Path) -> None:

@@ -1,10 +1,8 @@
-"""The device that a run computes on, its arithmetic, and its random numbers."""
+"""The device that a run computes on, and its random numbers."""
 
 import ctypes
 import random
 import sys
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,27 +56,3 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-class Precision:
-    """The arithmetic of forward passes, and the gradient scaling that float16 needs."""
-
-    def __init__(self, name: str, device: torch.device):
-        """`name` is `training.precision` of the configuration."""
-        if name == "auto":
-            name = "float32"
-            if device.type == "cuda":
-                # torch.cuda.is_bf16_supported() also counts slow emulation, and asks the current GPU.
-                native = torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8
-                name = "bfloat16" if native else "float16"
-        self.name, self.device = name, device
-        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
-
-    def load_scaler(self, state: dict[str, Any]) -> None:
-        """Go on with a saved scaler; one of another precision has nothing to say."""
-        if state and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state)
-
-    def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, self._dtype, enabled=self.name != "float32")

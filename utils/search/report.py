@@ -13,7 +13,8 @@ from loguru import logger
 from optuna.trial import FrozenTrial, TrialState
 
 from utils.config import config_to_yaml
-from utils.files.atomic import atomic_write, file_lock, remove_temporary_files
+from utils.files.atomic import atomic_write, remove_temporary_files
+from utils.files.locks import file_lock
 from utils.search.space import Load, column_names, override_texts
 from utils.search.study import SharedStudy, best_trial, best_value, replacements
 from utils.search.worker import RunMetrics, short

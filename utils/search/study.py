@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from utils.config import Config, config_to_dict, flatten
 from utils.errors import UserError
-from utils.files.atomic import FolderInUseError, atomic_write, file_lock, folder_lock, make_folder
+from utils.files.atomic import atomic_write, make_folder
+from utils.files.locks import FolderInUseError, file_lock, folder_lock
 from utils.search.samplers import make_pruner, make_sampler
 from utils.search.space import SearchSpace
 from utils.search.storage import JOURNAL, open_database, open_journal, storage_errors

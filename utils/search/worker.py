@@ -17,7 +17,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from utils.errors import UserError
-from utils.files.atomic import FolderInUseError, WriteError, atomic_write, folder_lock, remove, set_aside
+from utils.files.atomic import WriteError, atomic_write, remove, set_aside
+from utils.files.locks import FolderInUseError, folder_lock
 from utils.runtime.signals import take_signals
 from utils.search.samplers import PRUNED_AFTER
 from utils.search.space import override_texts

@@ -17,11 +17,12 @@ from utils.config import Config, config_to_yaml
 from utils.data.dataset import City
 from utils.data.loader import BatchLoader
 from utils.errors import UserError
-from utils.files.atomic import atomic_write, folder_lock, make_folder, remove_temporary_files, write_error
+from utils.files.atomic import atomic_write, make_folder, remove_temporary_files, write_error
+from utils.files.locks import folder_lock
 from utils.runtime.distributed import ALONE, Processes
 from utils.tracking.event_files import read_rows, retire_events, trim_events
 from utils.tracking.log_file import add_log_file
-from utils.training.heuristics import Baselines
+from utils.training.heuristics import Heuristics
 from utils.training.metrics import BatchRecord, Metrics
 
 if TYPE_CHECKING:
@@ -147,14 +148,14 @@ def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now
     )
 
 
-def log_data(city: City, loaders: dict[str, BatchLoader], baselines: Baselines) -> None:
+def log_data(city: City, loaders: dict[str, BatchLoader], heuristics: Heuristics) -> None:
     """What there is to learn from, and what can be had without learning (on the validation split)."""
     counts = ", ".join(f"{loader.num_trips:,} {split}" for split, loader in loaders.items())
     logger.info(f"{city.network.num_roads:,} roads in {city.folder}; trips: {counts}")
     logger.info(
-        f"without learning, on val: smallest angle {baselines.smallest_angle_acc:.4f}, "
-        f"smallest distance {baselines.smallest_distance_acc:.4f}; "
-        f"steps with a single candidate {baselines.single_candidate_share:.4f}"
+        f"without learning, on val: smallest angle {heuristics.smallest_angle_acc:.4f}, "
+        f"smallest distance {heuristics.smallest_distance_acc:.4f}; "
+        f"steps with a single candidate {heuristics.single_candidate_share:.4f}"
     )
 
 

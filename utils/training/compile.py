@@ -6,7 +6,7 @@ from torch import nn
 
 from models.hoser import HOSER
 from utils.data.loader import BatchLoader
-from utils.runtime.device import Precision
+from utils.runtime.precision import Precision
 
 
 def compile_model(model: HOSER, loader: BatchLoader, precision: Precision) -> None:

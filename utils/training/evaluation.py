@@ -8,7 +8,7 @@ import torch
 from models.hoser import HOSER
 from utils.data.loader import BatchLoader
 from utils.data.road_network import RoadNetwork
-from utils.runtime.device import Precision
+from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.training.engine import check_predictions
 from utils.training.metrics import score

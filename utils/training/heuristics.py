@@ -9,7 +9,7 @@ from utils.training.metrics import rank_of_label
 
 
 @dataclass(frozen=True)
-class Baselines:
+class Heuristics:
     """Shares of the steps of a split."""
 
     smallest_angle_acc: float  # right: the candidate whose heading is closest to that of the destination
@@ -18,7 +18,7 @@ class Baselines:
 
 
 @torch.no_grad()
-def measure_baselines(loader: BatchLoader) -> Baselines:
+def measure_heuristics(loader: BatchLoader) -> Heuristics:
     """Accuracy of the two trivial choices, and how often there is no choice."""
     counts = torch.zeros(4, dtype=torch.int64, device=loader.device)
     for batch in loader.in_order():
@@ -30,4 +30,4 @@ def measure_baselines(loader: BatchLoader) -> Baselines:
         counts[:3] += torch.stack([hit.sum() for hit in hits])
         counts[3] += len(batch.road_id)
     *hits, steps = loader.processes.all_reduce(counts).tolist()
-    return Baselines(*(number / steps for number in hits))
+    return Heuristics(*(number / steps for number in hits))
