@@ -42,7 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     add_device_argument(parser)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="state dict, such as save/Demo/seed42/best.pth")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="state dict, such as save/Demo/seed42/best.pth",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=("train", "val", "test"), default="test", help="trips (default: test)")
     source.add_argument("--trips", type=Path, metavar="FILE", help="a CSV of trips instead of a split")
@@ -61,13 +67,16 @@ def main() -> None:
     # Times are standardised as in training, whatever the trips.
     statistics = TimeStatistics.from_trips(city.trips("train"))
     trips = city.trips_of(args.trips) if args.trips else city.trips(args.split)
+    file = args.trips or city.folder / f"{args.split}.csv"
     tables = RoadTables.from_network(city.network)
     loader = BatchLoader(trips, tables, statistics, config.optimizer_config.batch_size, device)
     with memory_advice(SMALLER_BATCHES):
         report = evaluate_in_detail(model, loader, city.network, Precision(config.training.precision, device))
-    print(format_report(report))
+    print(format_report(report, title=f"{args.checkpoint} on {file}"))
     if args.json:
-        text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
+        split = None if args.trips else args.split
+        source = {"checkpoint": str(args.checkpoint), "dataset": args.dataset, "split": split, "file": str(file)}
+        text = json.dumps(source | dataclasses.asdict(report), indent=2) + "\n"
         atomic_write(args.json, lambda file: file.write(text.encode()))
 
 

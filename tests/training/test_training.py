@@ -441,7 +441,7 @@ def test_a_schedule_warms_up_and_falls_to_zero_by_the_step_alone() -> None:
 METRICS = r"accuracy (\S+), time MAPE (\S+) of log1p\(s\), (\S+) of seconds, MAE (\S+) s"
 
 
-def test_the_evaluation_tool_gives_the_figures_that_training_logged(finished: FinishedRun) -> None:
+def test_the_evaluation_tool_gives_the_metrics_that_training_logged(finished: FinishedRun) -> None:
     import json
 
     for split, pattern in (
@@ -460,6 +460,10 @@ def test_the_evaluation_tool_gives_the_figures_that_training_logged(finished: Fi
             f"{total['time_mape']:.4f}",
             f"{total['time_mae_s']:.2f}",
         )
+        source = {key: report[key] for key in ("checkpoint", "dataset", "split", "file")}
+        path = f"data/Mini/{split}.csv"
+        assert source == {"checkpoint": arguments[1], "dataset": "Mini", "split": split, "file": path}
+        assert done.stdout.splitlines()[0] == f"save/Mini/seed42/best.pth on {path}, {report['trips']} trips"
         assert f"{report['total']['next_step_acc']:8.4f}" in done.stdout
         for part in ("by_class", "by_trip_length"):
             steps = [figures["steps"] for figures in report[part].values()]
@@ -474,8 +478,12 @@ def test_a_file_of_trips_is_evaluated_with_the_time_statistics_of_training(finis
     shutil.copy(finished.folder / "data" / "Mini" / "test.csv", finished.folder / "elsewhere.csv")
     for name, source in (("split", ["--split", "test"]), ("file", ["--trips", "elsewhere.csv"])):
         arguments = ["--checkpoint", "save/Mini/seed42/best.pth", *source, "--json", f"{name}.json"]
-        assert run(mini("tools/evaluate.py", *arguments), finished.folder).returncode == 0
+        done = run(mini("tools/evaluate.py", *arguments), finished.folder)
+        assert done.returncode == 0
+    assert done.stdout.startswith("save/Mini/seed42/best.pth on elsewhere.csv, ")
     split, file = (json.loads((finished.folder / f"{name}.json").read_text()) for name in ("split", "file"))
+    assert (split.pop("split"), split.pop("file")) == ("test", "data/Mini/test.csv")
+    assert (file.pop("split"), file.pop("file")) == (None, "elsewhere.csv")
     assert split == file
 
 

@@ -92,14 +92,14 @@ def _step_metrics(
     )
 
 
-def format_report(report: Report) -> str:
+def format_report(report: Report, title: str) -> str:
     """The report as a table."""
     rows = [("all", report.total)]
     rows += [(f"to {name}", metrics) for name, metrics in report.by_class.items()]
     rows += [(f"trips of {name} roads", metrics) for name, metrics in report.by_trip_length.items()]
     width = max(len(name) for name, _ in rows)
     lines = [
-        f"{report.trips:,} trips; MAPE* is that of log1p(seconds), as in training",
+        f"{title}, {report.trips:,} trips",
         f"{'':{width}}    steps  accuracy   top-3     MRR  time MAPE*  time MAPE  time MAE",
     ]
     lines += [
@@ -107,4 +107,5 @@ def format_report(report: Report) -> str:
         f"  {m.time_pred_mape:10.4f}  {m.time_mape:9.4f}  {m.time_mae_s:6.2f} s"
         for name, m in rows
     ]
+    lines.append("time MAPE*: of log1p(seconds), as in training")
     return "\n".join(lines)
