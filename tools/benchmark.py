@@ -23,12 +23,12 @@ from utils.runtime.device import choose_device
 def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser, dataset_required=False)
+    add_data_arguments(parser, dataset_required=False, example="training.precision=float32")
     add_device_argument(parser)
-    parser.add_argument("--batch_size", type=int, help="trips in a batch (default: as configured)")
-    parser.add_argument("--steps", type=int, default=20, help="training steps to time (default: 20)")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="trips in a batch (default: as configured)")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="training steps to time (default: 20)")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="also write a Chrome trace of a few steps to FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to FILE")
     parser.add_argument(
         "--scale",
         type=int,

@@ -101,10 +101,12 @@ def _parse() -> argparse.Namespace:
     search = parser.add_argument_group("with --search")
     search.add_argument("--distill", type=_truth, metavar="true|false", help="runs with or without distillation")
     search.add_argument(
-        "--epochs", type=_whole, metavar="N", help="runs that were to have, or have completed, N epochs"
+        "--epochs", type=_whole, metavar="N", help="runs configured for N epochs, or that have completed N"
     )
     search.add_argument("--min_val_acc", type=_share, metavar="X", help="runs with at least this validation accuracy")
-    search.add_argument("--state", type=_name, help="runs in this state: finished, running, crashed, failed, killed")
+    search.add_argument(
+        "--state", type=_name, metavar="STATE", help="runs in this state: finished, running, crashed, failed, killed"
+    )
     search.add_argument("--limit", type=_positive, metavar="N", help="at most N runs (default: 20)")
     search.add_argument("--json", action="store_true", default=None, help="print a JSON list instead of a table")
     download = parser.add_argument_group("with --run_id")
@@ -112,14 +114,18 @@ def _parse() -> argparse.Namespace:
         "--output",
         type=_path,
         metavar="FILE",
-        help="where to (default: by --dataset, else from the name and id of the run)",
+        help="file to write (default: by --dataset, else from the name and id of the run)",
     )
     download.add_argument(
         "--file", metavar="NAME", help="file of the run (default: best.pth, else its only model file)"
     )
-    download.add_argument("--force", action="store_true", default=None, help="overwrite a file that exists already")
-    parser.add_argument("--entity", type=_name, help="user or team (default: the client's setting, the configuration)")
-    parser.add_argument("--project", type=_name, help="project (default: the client's setting, the configuration)")
+    download.add_argument("--force", action="store_true", default=None, help="overwrite an existing file")
+    parser.add_argument(
+        "--entity", type=_name, metavar="NAME", help="user or team (default: the client's setting, the configuration)"
+    )
+    parser.add_argument(
+        "--project", type=_name, metavar="NAME", help="project (default: the client's setting, the configuration)"
+    )
     parser.add_argument(
         "--dataset",
         type=_name,

@@ -40,7 +40,7 @@ UNREAD = {
 def main() -> None:
     """Read the command line, load city, trips and model, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, example="optimizer_config.batch_size=64")
     add_device_argument(parser)
     parser.add_argument(
         "--checkpoint",

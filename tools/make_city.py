@@ -17,21 +17,27 @@ from utils.errors import UserError
 def main() -> None:
     """Read the command line, build the city, print its summary."""
     parser = argparse.ArgumentParser(description="Build a synthetic city: a road network and simulated trips.")
-    parser.add_argument("--name", default=CitySpec.name, help="name of the city (default: %(default)s)")
+    parser.add_argument("--name", default=CitySpec.name, metavar="NAME", help="name of the city (default: %(default)s)")
     parser.add_argument(
         "--roads",
         type=int,
         default=CitySpec.roads,
-        help=f"directed roads, about; {ROADS_LIMITS[0]} to {ROADS_LIMITS[1]} (default: %(default)s)",
+        metavar="N",
+        help=f"directed roads, about; {ROADS_LIMITS[0]:,} to {ROADS_LIMITS[1]:,} (default: %(default)s)",
     )
     parser.add_argument(
         "--trips",
         type=int,
         default=CitySpec.trips,
+        metavar="N",
         help=f"trips, exactly; at least {MIN_TRIPS} (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=CitySpec.seed, help="seed (default: %(default)s)")
-    parser.add_argument("--data_dir", type=Path, help="folder to write, absent or empty (default: data/NAME)")
+    parser.add_argument(
+        "--seed", type=int, default=CitySpec.seed, metavar="N", help="random seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data_dir", type=Path, metavar="DIR", help="folder to write, absent or empty (default: data/NAME)"
+    )
     args = parser.parse_args()
     try:
         spec = CitySpec(args.name, args.roads, args.trips, args.seed)

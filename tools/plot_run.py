@@ -37,7 +37,7 @@ UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distil
 def main() -> None:
     """Read the command line, generate test trips, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, example="data.on_bad_trip=skip")
     which = parser.add_mutually_exclusive_group()
     add_seed_argument(which)
     which.add_argument(

@@ -24,7 +24,7 @@ UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distil
 def main() -> None:
     """Read the command line, load everything, say what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, example="data.on_bad_trip=skip")
     args = parser.parse_args()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)

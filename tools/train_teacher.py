@@ -59,7 +59,7 @@ UNREAD = {
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
+    add_data_arguments(parser, example="teacher.max_epoch=2")
     add_seed_argument(parser)
     add_device_argument(parser)
     args = parser.parse_args()
@@ -139,9 +139,12 @@ def log_result(checkpoint: TeacherCheckpoint, uniform: float) -> None:
     )
     if best >= uniform:
         logger.warning(
-            "over all cells this teacher is no better than that guess; what it is worth over the candidates, "
-            "train_with_distill.py says. Training it longer (teacher.max_epoch) or on more trips, a smaller one "
-            "(teacher.n_layer, teacher.n_embd) or larger cells (distill.grid_size) may help"
+            "over all cells this teacher is no better than that guess; "
+            "train_with_distill.py says what it is worth over the candidates"
+        )
+        logger.warning(
+            "what may help: training it longer (teacher.max_epoch) or on more trips, a smaller teacher "
+            "(teacher.n_layer, teacher.n_embd), larger cells (distill.grid_size)"
         )
 
 

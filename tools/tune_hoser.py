@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
         type=seed_number,
         nargs="+",
         default=[],
-        metavar="SEED",
+        metavar="N",
         help="at the end, train the best settings with and without a teacher with each of these seeds, and compare",
     )
     return parser.parse_args()

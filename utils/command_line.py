@@ -86,8 +86,10 @@ def warn_of_unread(overrides: Sequence[str], unread: Mapping[str, str], *others:
             logger.warning(f"{key} has no effect here: {reason}")
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, dataset_required: bool = True) -> None:
-    """The arguments that every command on a data set has."""
+def add_data_arguments(
+    parser: argparse.ArgumentParser, dataset_required: bool = True, example: str = "optimizer_config.max_epoch=2"
+) -> None:
+    """The arguments that every command on a data set has; `example` is of a key that the program reads."""
     parser.add_argument(
         "--dataset", required=dataset_required, metavar="NAME", help="data set, such as Beijing; Demo is built in"
     )
@@ -102,7 +104,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, dataset_required: bool =
         default=[],
         type=_override_text,
         metavar="KEY=VALUE",
-        help="override a key of the configuration, such as optimizer_config.max_epoch=2; repeatable",
+        help=f"override a key of the configuration, such as {example}; repeatable",
     )
 
 
@@ -119,7 +121,7 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_seed_argument(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--seed", type=seed_number, default=0, help="random seed (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="random seed (default: 0)")
 
 
 def seed_number(text: str) -> int:

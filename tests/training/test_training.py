@@ -285,10 +285,11 @@ def test_a_second_run_starts_from_scratch_and_does_not_mix_its_curves_with_the_f
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word", "stopped_by"),
+    [(signal.SIGINT, 130, "interrupted", "Ctrl-C (SIGINT)"), (signal.SIGTERM, 143, "terminated", "SIGTERM")],
 )
 def test_a_signal_ends_the_run_with_one_line_and_keeps_the_epochs(
-    project: Path, number: signal.Signals, code: int, word: str
+    project: Path, number: signal.Signals, code: int, word: str, stopped_by: str
 ) -> None:
     arguments = mini("train.py", "--set", "optimizer_config.max_epoch=100000")
     best = project / "save" / "Mini" / "seed0" / "best.pth"
@@ -299,6 +300,8 @@ def test_a_signal_ends_the_run_with_one_line_and_keeps_the_epochs(
         stderr = training.stderr
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith(f"{word}: the epochs saved so far stay")
+    log = next((project / "log" / "Mini" / "seed0").glob("*.log")).read_text()
+    assert log.splitlines()[-1].partition(" | ")[2] == f"stopped by {stopped_by}"
     for path in best.parent.glob("*.pth"):
         torch.load(path)
     assert not list(best.parent.glob(".tmp-*"))

@@ -20,6 +20,7 @@ from utils.distillation.score_cache import cache_key, cached_log_probs
 from utils.distillation.teacher_file import load_teacher
 from utils.distillation.teacher_scores import TeacherReader, tokens_of_roads
 from utils.errors import UserError
+from utils.runtime.device import load_compiler
 from utils.runtime.distributed import ALONE, Processes
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
@@ -167,10 +168,12 @@ def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoa
     else:
         logger.info(
             f"the teacher, on val: next-road accuracy {metrics.accuracy:.4f} (a uniform guess: "
-            f"{metrics.uniform_accuracy:.4f}); perplexity {metrics.perplexity:.4g} candidates "
-            f"(a uniform guess: {metrics.uniform_perplexity:.4g}); it knows the cells of "
-            f"{metrics.known_share:.1%} of the steps; at {metrics.tied_share:.1%} of them two candidates share a cell, "
-            "which it cannot rank"
+            f"{metrics.uniform_accuracy:.4f}), perplexity {metrics.perplexity:.4g} candidates "
+            f"(a uniform guess: {metrics.uniform_perplexity:.4g})"
+        )
+        logger.info(
+            f"it knows the cells of {metrics.known_share:.1%} of the steps; at {metrics.tied_share:.1%} of them two "
+            "candidates share a cell, which it cannot rank"
         )
         if metrics.accuracy <= metrics.uniform_accuracy:
             logger.warning("this teacher knows no more of the next road than a uniform guess: it cannot help")
@@ -199,6 +202,8 @@ def load_teacher_reader(
         UserError: the teacher cannot be read, or does not fit the city or the window.
     """
     path = teacher_path(config, dataset)
+    logger.info(f"teacher: {path}")
+    load_compiler()
     teacher = load_teacher(path)
     block_size = teacher.model.config.block_size
     if config.window > block_size:

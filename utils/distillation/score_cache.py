@@ -62,6 +62,7 @@ def cached_log_probs(reader: TeacherReader, loader: BatchLoader, folder: Path, k
                 remove_temporary_files(parts)
                 size = BYTES * loader.num_candidates
                 warn_if_short(parts, 2 * size, parts.glob("*.pt"), spare=0)  # the parts, and all in one
+                logger.info(f"computing the teacher's scores of {loader.num_trips:,} trips (once): {path}")
                 values = _compute(reader, loader, parts)
                 save_tensors({"log_probs": values}, path)
             for part in parts.glob("*.pt"):
@@ -99,7 +100,7 @@ def _read(path: Path, loader: BatchLoader) -> Tensor | None:
 def _compute(reader: TeacherReader, loader: BatchLoader, parts: Path) -> Tensor:
     values = torch.empty(loader.num_candidates, dtype=torch.float16)
     first_candidate = loader.first_candidate.to(loader.device)
-    with progress(None, "teacher", loader.num_trips, "trips") as bar:
+    with progress(None, "scoring with the teacher", loader.num_trips, "trips") as bar:
         for first in range(0, loader.num_trips, TRIPS_PER_PART):
             trips = np.arange(first, min(first + TRIPS_PER_PART, loader.num_trips))
             begin, end = loader.candidate_range(first, first + len(trips))

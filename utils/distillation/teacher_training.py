@@ -17,6 +17,7 @@ from utils.data.road_network import RoadNetwork
 from utils.data.trips import Trips
 from utils.distillation.grid import LARGER_CELLS, Grid
 from utils.errors import UserError
+from utils.runtime.device import load_compiler
 from utils.runtime.memory import available_bytes, memory_advice, readable_gb
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
@@ -130,6 +131,7 @@ def make_teacher(config: TeacherConfig, grid: Grid, device: torch.device) -> LMT
     advice = (
         f"{grid.origin}, each with a row of teacher.n_embd {config.n_embd} numbers; {LARGER_CELLS}, or lower n_embd"
     )
+    load_compiler()
     with torch.device("meta"):
         parameters = sum(value.numel() for value in LMTAD(sizes).parameters())
     need, available = 4 * NUMBERS_PER_PARAMETER * parameters, available_bytes(device)

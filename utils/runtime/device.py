@@ -1,6 +1,7 @@
 """The device that a run computes on, and its random numbers."""
 
 import ctypes
+import importlib
 import random
 import sys
 
@@ -44,6 +45,16 @@ def choose_device(cuda: int, processes: Processes = ALONE) -> torch.device:
             + (f"0 to {count - 1}, or -1 for the CPU" if count else "0 or -1, which use the CPU")
         )
     return torch.device("cuda", cuda)
+
+
+def load_compiler() -> None:
+    """Import torch._dynamo, and say so: torch.optim does it when it is first used, and the meta device, silently.
+
+    That takes seconds, and on a busy machine half a minute.
+    """
+    if "torch._dynamo" not in sys.modules:
+        logger.info("loading PyTorch's compiler, which its optimizers need (some seconds)")
+        importlib.import_module("torch._dynamo")
 
 
 def keep_freed_memory() -> None:

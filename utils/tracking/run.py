@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from utils.tracking.wandb_run import WandbRun
 
 
+# Errors that end a run as somebody intended, and what the log file says of them.
+AS_INTENDED = {
+    "KeyboardInterrupt": "stopped by Ctrl-C (SIGINT)",
+    "TerminatedError": "stopped by SIGTERM",
+    "TrialPruned": "stopped by the search: this trial is pruned",
+}
+
+
 @dataclass
 class Run:
     """The folders of one run, below the working folder, and its curves."""
@@ -224,12 +232,11 @@ def open_run(dataset: str, run_name: str, processes: Processes = ALONE) -> Itera
             # The terminal gets the message when the program ends; the file must get it while it is open.
             logger.bind(file_only=True).error(f"error: {error}")
             raise
-        except Exception as error:
-            succeeded = type(error).__name__ == "TrialPruned"  # ended as planned
-            logger.bind(file_only=True).opt(exception=not succeeded).info(f"stopped: {type(error).__name__}")
-            raise
         except BaseException as error:
-            logger.bind(file_only=True).info(f"stopped: {type(error).__name__}")
+            name = type(error).__name__
+            succeeded = name == "TrialPruned"
+            log = logger.bind(file_only=True).opt(exception=name not in AS_INTENDED)
+            log.info(AS_INTENDED.get(name, f"stopped by an error: {name}"))
             raise
         finally:
             run.close(succeeded)

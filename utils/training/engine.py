@@ -15,6 +15,7 @@ from utils.config import Config
 from utils.config_sections import OptimizerConfig, TeacherConfig
 from utils.data.loader import BatchLoader
 from utils.errors import UserError
+from utils.runtime.device import load_compiler
 from utils.runtime.distributed import Processes
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
@@ -29,6 +30,7 @@ READ_BACK = 32
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig | TeacherConfig) -> torch.optim.AdamW:
     """AdamW over all parameters; the rate is set at each step."""
+    load_compiler()
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 

@@ -110,10 +110,9 @@ class ResumeFile:
         ways = [way_out] if way_out else []
         ways.append(f"continue from here (--set {epochs_key}=N, above {epochs})")
         ways.append(f"start over (rm {self.path}; {best} is kept under another name)")
-        ways.append("repeat its own settings to see its result again")
         return UserError(
             f"{self.path}: training is complete ({epochs} epochs), but not with these settings: "
-            f"{', '.join(differences)}. Ways out: {', or '.join(ways)}"
+            f"{', '.join(differences)}. You can {', or '.join(ways)}"
         )
 
 
