@@ -18,7 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 Curves = dict[str, tuple[list[int], list[float]]]  # tag -> steps, values
-MEASURES = {"val_next_step_acc": "next-road accuracy", "val_time_pred_mape": "time MAPE of log1p(seconds)"}
+MEASURES = {"val_next_step_acc": "next-road accuracy", "val_time_pred_mape": "time MAPE of log1p(s)"}
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,20 @@ def plot_run(
         trip: what is drawn on the map.
         title: of the whole picture.
     """
-    figure = plt.figure(figsize=(11, 5), dpi=100, layout="constrained")
+    figure = plt.figure(figsize=(10.5, 5.4), dpi=100, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)
     figure.suptitle(title)
-    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.4))
-    for row, (tag, name) in enumerate(MEASURES.items()):
-        axes = figure.add_subplot(grid[row, 0])
-        axes.plot(*curves[tag], "o-", color=("tab:blue", "tab:orange")[row], markersize=4)
-        axes.set(ylabel=name, xlabel="epoch" if row else "", title="" if row else "validation")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.2))
+    upper = figure.add_subplot(grid[0, 0])
+    lower = figure.add_subplot(grid[1, 0], sharex=upper)
+    for axes, color, (tag, name) in zip((upper, lower), ("tab:blue", "tab:orange"), MEASURES.items(), strict=True):
+        axes.plot(*curves[tag], "o-", color=color, markersize=4)
+        # The names are titles: as labels of axes they would be as long as the axes are high.
+        axes.set_title(f"{name}, validation", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+    upper.tick_params(labelbottom=False)
+    lower.set_xlabel("epoch")
     lines = np.split(points, offset[1:-1])
     _draw_trips(figure.add_subplot(grid[:, 1]), lines, trip)
     file = io.BytesIO()
@@ -110,7 +115,8 @@ def _draw_trips(axes: Axes, lines: list[NDArray[np.float64]], trip: Example) -> 
         )
     axes.plot(*lines[trip.real[0]][0], "ko", markersize=7, label="origin")
     axes.plot(*lines[trip.real[-1]][-1], "k*", markersize=13, label="destination")
-    axes.set(title=trip.title, xticks=[], yticks=[])
+    axes.set_title(trip.title, fontsize=10)
+    axes.set(xticks=[], yticks=[])
     axes.autoscale_view()
     _zoom(axes, np.concatenate([lines[road] for road in (*trip.real, *trip.made)]))
     axes.legend(loc="best", fontsize=8)
