@@ -42,7 +42,7 @@ from utils.training.weights import load_model
 UNREAD = {
     **ONE_READER,
     "distill": "vanilla training has no teacher",
-    "wandb": "vanilla training is not tracked by WandB",
+    "wandb": "vanilla training is not tracked by W&B",
 }
 kept = Kept("no epoch was finished")
 

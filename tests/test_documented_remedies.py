@@ -61,7 +61,7 @@ def test_a_mismatch_is_warned_of_in_the_documented_words(folder: Path, mismatche
     assert f"{MISMATCH} (seed=42 vs 43)\n⚠️  Deleting invalid checkpoint and starting fresh\n" in done.stderr
 
 
-def test_the_same_seed_as_the_checkpoint_goes_on_with_it(folder: Path) -> None:
+def test_the_same_seed_as_the_checkpoint_resumes_from_it(folder: Path) -> None:
     done = run([*DISTILL[:-1], "optimizer_config.max_epoch=4"], folder)
     assert MISMATCH not in done.stderr
     assert "✅ Resumed from checkpoint: epoch 4" in done.stderr

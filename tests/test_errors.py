@@ -316,29 +316,29 @@ def test_a_trip_longer_than_the_model_allows_says_which_key_to_raise(mini_city: 
 
 # Zones ---------------------------------------------------------------------------------------------------------
 
-ANEW = "delete the file to have it computed again"
+RECOMPUTE = "delete the file to have it computed again"
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("0 1", f": found 2 lines, expected 3 (one zone for each road of roadmap.geo); {ANEW}"),
-        ("0 1 2 0", f": found 4 lines, expected 3 (one zone for each road of roadmap.geo); {ANEW}"),
-        ("", f": found 0 lines, expected 3 (one zone for each road of roadmap.geo); {ANEW}"),
+        ("0 1", f": found 2 lines, expected 3 (one zone for each road of roadmap.geo); {RECOMPUTE}"),
+        ("0 1 2 0", f": found 4 lines, expected 3 (one zone for each road of roadmap.geo); {RECOMPUTE}"),
+        ("", f": found 0 lines, expected 3 (one zone for each road of roadmap.geo); {RECOMPUTE}"),
         ("0 x 1", ", line 2: found 'x', expected a zone id"),
         ("0 1 -", ", line 3: found '-', expected a zone id"),
         ("0 1.0 1", ", line 2: found '1.0', expected a zone id"),
         ("0 1,2 1", ", line 2: found '1,2', expected a zone id"),
         ("٣ 1 1", ", line 1: found '٣', expected a zone id"),
         ("0 1 99999999999999999999", ", line 3: found '99999999999999999999', expected a zone id"),
-        ("0 -1 1", f", line 2: found zone -1, expected zone ids of 0 or more; {ANEW}"),
+        ("0 -1 1", f", line 2: found zone -1, expected zone ids of 0 or more; {RECOMPUTE}"),
         (
             "0 1 8",
-            f", line 3: found zone 8, but {ZONE_KEY} is 8 (zones 0 to 7): set it to 9, the zones of this file, or {ANEW}",
+            f", line 3: found zone 8, but {ZONE_KEY} is 8 (zones 0 to 7): set it to 9, the zones of this file, or {RECOMPUTE}",
         ),
         (
             "9 1 8",
-            f", line 1: found zone 9, but {ZONE_KEY} is 8 (zones 0 to 7): set it to 10, the zones of this file, or {ANEW}",
+            f", line 1: found zone 9, but {ZONE_KEY} is 8 (zones 0 to 7): set it to 10, the zones of this file, or {RECOMPUTE}",
         ),
     ],
 )
@@ -374,7 +374,7 @@ def test_transitions_of_another_shape_or_kind_are_refused(array: np.ndarray, fou
     np.save(path, array, allow_pickle=True)
     message = error_of(read_transitions, path, np.array([0, 1, 2]), 8)
     assert message.startswith(f"zone_trans_mat.npy: {found}")
-    assert message.endswith(f"; {ANEW}")
+    assert message.endswith(f"; {RECOMPUTE}")
 
 
 def test_a_damaged_file_of_transitions_is_refused_wherever_it_is_damaged(workplace: Path) -> None:

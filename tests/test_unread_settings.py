@@ -17,8 +17,8 @@ ONE_EPOCH = ("--set", "optimizer_config.max_epoch=1")
     ("script", "setting", "reason"),
     [
         ("train.py", "distill.lambda=1", "vanilla training has no teacher"),
-        ("train.py", "wandb.enable=true", "vanilla training is not tracked by WandB"),
-        ("train.py", "wandb.project=mine", "vanilla training is not tracked by WandB"),
+        ("train.py", "wandb.enable=true", "vanilla training is not tracked by W&B"),
+        ("train.py", "wandb.project=mine", "vanilla training is not tracked by W&B"),
         ("train.py", "teacher.n_layer=3", "only tools/train_teacher.py reads it"),
         ("train.py", "optuna.sampler=cmaes", "only tools/tune_hoser.py reads it"),
         ("train_with_distill.py", "wandb.tags=[a]", "wandb.enable is false"),
@@ -59,7 +59,7 @@ def test_wandb_in_the_file_is_told_in_vanilla_training(project: Path) -> None:
     with (project / "Mini.yaml").open("a") as file:
         file.write("wandb:\n  enable: true\n")
     done = run(mini("train.py", *ONE_EPOCH), project)
-    assert done.stderr.count("wandb.enable has no effect here: vanilla training is not tracked by WandB") == 1
+    assert done.stderr.count("wandb.enable has no effect here: vanilla training is not tracked by W&B") == 1
 
 
 def test_the_last_step_of_trips_of_one_step(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""Find runs of distillation training on WandB, and download their models.
+"""Find runs of distillation training on W&B, and download their models.
 
 uv run python tools/download_wandb_model.py --search --distill true --epochs 25
 uv run python tools/download_wandb_model.py --run_id abc123xyz --output my_model.pth

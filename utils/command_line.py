@@ -68,7 +68,7 @@ def _on_error_in_thread(error: threading.ExceptHookArgs) -> None:
 ONE_READER = {
     "teacher": "only tools/train_teacher.py reads it",
     "optuna": "only tools/tune_hoser.py reads it",
-    "wandb": "only train_with_distill.py is tracked by WandB",
+    "wandb": "only train_with_distill.py is tracked by W&B",
 }
 
 

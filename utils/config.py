@@ -298,7 +298,7 @@ def _check_sizes(config: Config, source: str) -> None:
 
 
 def _check_names(config: Config, source: str) -> None:
-    """What WandB takes as names and tags: it would refuse others when the run starts."""
+    """What W&B takes as names and tags: it would refuse others when the run starts."""
     wandb = config.wandb
     for key, name, can_be_empty in (("project", wandb.project, False), ("entity", wandb.entity, True)):
         if re.search(r"[/\\#?%:\x00-\x1f]", name) or len(name) > 128 or not (name or can_be_empty):

@@ -61,7 +61,7 @@ class Campaign:
         return tally
 
     def kill_after(self, moments_s: Iterable[float]) -> Tally:
-        """SIGKILL from outside, so many seconds after the start."""
+        """SIGKILL from outside, some seconds after the start."""
         tally = Tally(self.program.name, "SIGKILL")
         for number, moment_s in enumerate(moments_s):
             work, killed = self._fresh(number), False
@@ -76,7 +76,7 @@ class Campaign:
         return tally
 
     def limit_files(self, sizes: Iterable[int]) -> Tally:
-        """The system refuses files larger than so many bytes."""
+        """The system refuses files larger than a limit."""
         tally = Tally(self.program.name, "RLIMIT_FSIZE")
         for number, size in enumerate(sizes):
             work = self._fresh(number)

@@ -34,7 +34,7 @@ def fails_clearly(program: Program, work: Path) -> str:
 
 
 def is_at_work(work: Path) -> bool:
-    """Whether a run has begun to train: its data is read."""
+    """Whether a run has started to train: its data is read."""
     return any("parameters" in path.read_text() for path in work.glob("log/Mini/**/*.log"))
 
 

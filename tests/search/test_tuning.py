@@ -445,7 +445,7 @@ def test_a_trial_without_heartbeats_is_repeated_and_no_longer_its_first_owners(
     with here.claim(total=1) as claim:
         claim.trial.report(0.5, 0)
         time.sleep(here.config.optuna.grace_period + 1.5)
-        with open_study(DATABASE).claim(total=1) as nothing:  # the heartbeats go on
+        with open_study(DATABASE).claim(total=1) as nothing:  # the heartbeats continue
             assert nothing is None
     time.sleep(here.config.optuna.grace_period + 1.5)
     with open_study(DATABASE).claim(total=1) as repeated:

@@ -1,4 +1,4 @@
-"""A WandB service on the loopback, for the real client (wandb 0.31), with faults on demand.
+"""A W&B service on the loopback, for the real client (wandb 0.31), with faults on demand.
 
     with WandbServer() as server:
         run = server.add_run("abc123", config={"seed": 42}, summary={"epoch": 3}, files={"best.pth": data})

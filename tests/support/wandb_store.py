@@ -1,4 +1,4 @@
-"""What the loopback WandB server keeps, and its answers to the queries of the real client (wandb 0.31)."""
+"""What the loopback W&B server keeps, and its answers to the queries of the real client (wandb 0.31)."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""tools/download_wandb_model.py with the real client, against a WandB service on the loopback."""
+"""tools/download_wandb_model.py with the real client, against a W&B service on the loopback."""
 
 import io
 import json
@@ -198,7 +198,7 @@ def test_entity_and_project_come_from_the_command_the_client_or_the_configuratio
     named = ["--entity", "you", "--project", "of-command"]
     assert [run["id"] for run in search(tmp_path, *with_config, *named)] == ["of-command"]
     message = error_line(tmp_path, "--search", "--project", "nowhere")
-    assert message == "me/nowhere: no such project on WandB; see --entity and --project"
+    assert message == "me/nowhere: no such project on W&B; see --entity and --project"
 
 
 # Download ------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_the_file_is_best_pth_or_the_only_model_or_the_one_that_is_named(server:
         "run none: found no model file, expected best.pth or another *.pth or *.pt"
     )
     assert error_line(tmp_path, "--run_id", "nope") == (
-        "me/hoser-distill/nope: no such run on WandB; `--search` lists the runs of a project"
+        "me/hoser-distill/nope: no such run on W&B; `--search` lists the runs of a project"
     )
 
 
@@ -310,10 +310,10 @@ def test_a_download_that_fails_leaves_the_file_as_it_was(model_run: WandbServer,
     to_file = ("--run_id", "abc123xyz", "--output", "a.pth", "--force")
     model_run.cut_downloads = True
     assert error_line(tmp_path, *to_file) == (
-        "best.pth: WandB's answer broke off (unexpected EOF); try again later; nothing was saved"
+        "best.pth: W&B's answer broke off (unexpected EOF); try again later; nothing was saved"
     )
     model_run.cut_downloads, model_run.download_status = False, 404
-    assert error_line(tmp_path, *to_file).startswith("best.pth: WandB answered with an error (HTTP 404: ")
+    assert error_line(tmp_path, *to_file).startswith("best.pth: W&B answered with an error (HTTP 404: ")
     model_run.download_status = None
     model_run.runs["abc123xyz"].files = {"best.pth": b"an error page"}
     assert error_line(tmp_path, *to_file).startswith("best.pth: wrong file type: ")
@@ -324,14 +324,14 @@ def test_a_download_that_fails_leaves_the_file_as_it_was(model_run: WandbServer,
 
 def test_a_service_that_fails_is_reported(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.fail = 500
-    expected = "WandB answered with an error (HTTP 500: injected); try again later"
+    expected = "W&B answered with an error (HTTP 500: injected); try again later"
     assert error_line(tmp_path, "--search") == expected
     server.fail = 401
-    expected = "WandB does not accept this log-in (HTTP 401); run `uv run wandb login`, or set WANDB_API_KEY"
+    expected = "W&B does not accept this log-in (HTTP 401); run `uv run wandb login`, or set WANDB_API_KEY"
     assert error_line(tmp_path, "--search") == expected
     server.fail, server.hang = None, True
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
-    expected = "no answer from WandB (it took too long); check the network and WANDB_BASE_URL"
+    expected = "no answer from W&B (it took too long); check the network and WANDB_BASE_URL"
     assert error_line(tmp_path, "--search") == expected
     monkeypatch.delenv("WANDB_HTTP_TIMEOUT")
     with socket.socket() as nobody:
@@ -339,7 +339,7 @@ def test_a_service_that_fails_is_reported(server: WandbServer, tmp_path: Path, m
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
         begin = time.monotonic()
         message = error_line(tmp_path, "--search")
-    assert message == "no answer from WandB (connection refused); check the network and WANDB_BASE_URL"
+    assert message == "no answer from W&B (connection refused); check the network and WANDB_BASE_URL"
     assert time.monotonic() - begin < 30
 
 
@@ -349,7 +349,7 @@ def test_without_a_key_the_message_says_how_to_log_in(
     monkeypatch.setenv("WANDB_API_KEY", "short")
     assert "API key must have 40+ characters" in error_line(tmp_path, "--search")
     monkeypatch.delenv("WANDB_API_KEY")
-    expected = "not logged in to WandB (no API key); run `uv run wandb login`, or set WANDB_API_KEY"
+    expected = "not logged in to W&B (no API key); run `uv run wandb login`, or set WANDB_API_KEY"
     assert error_line(tmp_path, "--search") == expected
     # On a terminal the client would ask for a key, and wait.
     pid, terminal = pty.fork()

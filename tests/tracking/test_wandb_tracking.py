@@ -295,7 +295,7 @@ class TestFailures:
     def test_vanilla_training_is_not_tracked(self, offline: Path) -> None:
         done = run(mini("train.py", *ON), offline)
         assert done.returncode == 0, done.stderr
-        assert "vanilla training is not tracked by WandB" in done.stderr
+        assert "vanilla training is not tracked by W&B" in done.stderr
         assert not (offline / "wandb").exists()
 
 

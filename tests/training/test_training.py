@@ -406,7 +406,7 @@ def test_accumulated_batches_equal_one_batch_of_their_trips(tmp_path: Path) -> N
 
 
 def _trips_of_equal_length(trips, number: int, roads: int):
-    """The first `number` trips of at least `roads` roads, cut to so many."""
+    """The first `number` trips of at least `roads` roads, cut to that many."""
     from utils.data.trips import Trips
 
     starts = [s for s, e in zip(trips.offset[:-1], trips.offset[1:], strict=True) if e - s >= roads][:number]

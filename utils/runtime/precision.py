@@ -22,7 +22,7 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
 
     def load_scaler(self, state: dict[str, Any]) -> None:
-        """Go on with a saved scaler; one of another precision has nothing to say."""
+        """Continue with a saved scaler; that of another precision is ignored."""
         if state and self.scaler.is_enabled():
             self.scaler.load_state_dict(state)
 

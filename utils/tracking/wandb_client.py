@@ -53,10 +53,10 @@ def connect() -> Api:
             return Api(timeout=int(TRIES * limit + 3))
     except wandb.errors.UsageError as error:
         reason = "no API key" if "No API key" in str(error) else _first_line(error)
-        raise UserError(f"not logged in to WandB ({reason}); {LOGIN_ADVICE}") from None
+        raise UserError(f"not logged in to W&B ({reason}); {LOGIN_ADVICE}") from None
     except ValueError as error:  # WANDB_... in the environment, or the client's settings file
         key_and_problem = [line.split(" [")[0].strip() for line in str(error).splitlines()[1:3]]
-        raise UserError(f"WandB settings: {': '.join(key_and_problem) or error}") from None
+        raise UserError(f"W&B settings: {': '.join(key_and_problem) or error}") from None
 
 
 def find_project(api: Api, entity: str | None, project: str | None, config: WandbConfig) -> tuple[str, str]:
@@ -71,7 +71,7 @@ def find_project(api: Api, entity: str | None, project: str | None, config: Wand
         with service_errors():
             entity = api.default_entity
     if not entity:
-        raise UserError("the WandB account has no default entity; name the user or team with --entity")
+        raise UserError("the W&B account has no default entity; name the user or team with --entity")
     return entity, project
 
 
@@ -104,18 +104,18 @@ def _explain(error: BaseException) -> str:
     found = re.search(r"HTTP (?:status )?(\d{3})", text)
     status = status or int(found[1] if found else 0)
     if status in (401, 403):
-        return f"WandB does not accept this log-in (HTTP {status}); {LOGIN_ADVICE}"
+        return f"W&B does not accept this log-in (HTTP {status}); {LOGIN_ADVICE}"
     if status >= 400:
-        return f"WandB answered with an error (HTTP {status}: {reason}); try again later"
+        return f"W&B answered with an error (HTTP {status}: {reason}); try again later"
     if "input:" in text:  # which the client puts before an error in a GraphQL answer
-        return f"WandB answered with an error ({reason})"
+        return f"W&B answered with an error ({reason})"
     if failure is None:
-        return f"WandB: {_first_line(error)}; {LOGIN_ADVICE}"
+        return f"W&B: {_first_line(error)}; {LOGIN_ADVICE}"
     if status:
-        return f"WandB's answer broke off ({reason}); try again later"
+        return f"W&B's answer broke off ({reason}); try again later"
     if re.search("timeout|deadline|in time", text, re.IGNORECASE):
         reason = "it took too long"
-    return f"no answer from WandB ({reason}); check the network and WANDB_BASE_URL"
+    return f"no answer from W&B ({reason}); check the network and WANDB_BASE_URL"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Downloading a model from WandB: checked and atomically, or not at all."""
+"""Downloading a model from W&B: checked and atomically, or not at all."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Runs of distillation training on WandB: finding them, and choosing the file that has their model."""
+"""Runs of distillation training on W&B: finding them, and choosing the file that has their model."""
 
 import itertools
 import math
@@ -96,7 +96,7 @@ def search_runs(api: Api, entity: str, project: str, search: Search, limit: int)
             )
             return [FoundRun.from_run(run) for run in itertools.islice(runs, limit)]
     except ValueError:
-        raise UserError(f"{entity}/{project}: no such project on WandB; see --entity and --project") from None
+        raise UserError(f"{entity}/{project}: no such project on W&B; see --entity and --project") from None
 
 
 def get_run(api: Api, entity: str, project: str, run_id: str) -> Run:
@@ -110,7 +110,7 @@ def get_run(api: Api, entity: str, project: str, run_id: str) -> Run:
         with service_errors():
             return api.run(path)
     except ValueError:
-        raise UserError(f"{path}: no such run on WandB; `--search` lists the runs of a project") from None
+        raise UserError(f"{path}: no such run on W&B; `--search` lists the runs of a project") from None
 
 
 def choose_file(run: Run, name: str | None = None) -> File:

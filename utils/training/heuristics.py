@@ -1,4 +1,4 @@
-"""What can be had without learning: a yardstick for any data set."""
+"""What can be had without learning: what any model must beat."""
 
 from dataclasses import dataclass
 
