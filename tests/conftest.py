@@ -1,5 +1,8 @@
 """Fixtures that several files of tests share. Each test writes below its own `tmp_path` only."""
 
+import bytecode  # noqa: F401 - before all that it is for
+
+# isort: split
 import os
 import shutil
 import subprocess

@@ -4,10 +4,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from helpers import chain, write_roads
-from sklearn.preprocessing import LabelEncoder
 
 from utils.data.highway import class_ids
 from utils.data.road_network import read_road_network
@@ -15,6 +13,9 @@ from utils.data.road_network import read_road_network
 
 def published_ids(path: Path) -> np.ndarray:
     """What the published code computes: a label encoder on the column as pandas reads it."""
+    import pandas as pd
+    from sklearn.preprocessing import LabelEncoder
+
     highway = pd.read_csv(path)["highway"].values.tolist()
     for i, value in enumerate(highway):
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):

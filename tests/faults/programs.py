@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import yaml
 from faults.injector import Fault
-from matplotlib.image import imread
 from scripts import MINI_CITY, make_mini_project, make_mini_teacher, mini, run, scalars
 
 from utils.files.atomic import TEMPORARY_PREFIX
 from utils.files.checksums import content_digest
 from utils.files.tensor_files import load_tensors
-from utils.search.storage import open_journal
 
 EPOCHS = "optimizer_config.max_epoch=2"
 SMALL_TEACHER = ("n_layer=1", "n_head=2", "n_embd=16", "block_size=24", "batch_size=30", "max_epoch=2")
@@ -107,6 +104,10 @@ def prepared(folder: Path) -> dict[str, Any]:
 
 def searched(folder: Path) -> dict[str, Any]:
     """Trials, the table of them, the best settings and the models that are kept."""
+    import optuna
+
+    from utils.search.storage import open_journal
+
     study = folder / "save" / "Mini" / "tune" / "distill"
     trials = optuna.load_study(study_name="distill", storage=open_journal(study)).trials
     with (study / "trials.csv").open() as file:
@@ -212,8 +213,12 @@ def _read(path: Path) -> None:
     elif path.suffix == ".yaml":
         assert isinstance(yaml.safe_load(path.read_text()), dict)
     elif path.suffix == ".png":
+        from matplotlib.image import imread
+
         assert imread(path).size
     elif path.suffix == ".journal":
+        from utils.search.storage import open_journal
+
         open_journal(path.parent)
     elif path.name == "road_network_partition":
         lines = path.read_text().splitlines()

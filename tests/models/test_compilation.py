@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo
 from scripts import make_mini_project, mini, run, run_fresh
 
 from models.hoser import HOSER
@@ -21,6 +20,8 @@ def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its graphs are captured as ever, and then run by PyTorch: generating code for them takes a minute."""
+    import torch._dynamo
+
     make_mini_project(tmp_path)
     config = load_config("Mini", tmp_path / "Mini.yaml")
     city = load_city("Mini", config, tmp_path / "data" / "Mini")

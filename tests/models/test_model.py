@@ -1,11 +1,12 @@
 """Each shortcut of the model equals the plain formula, in values and in gradients."""
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 from published import plain_attention, plain_navigator
 from torch import Tensor, nn
-from torch_geometric.nn.models import GAT, GCN
 
 from models import edge_attention, road_network_encoder
 from models.batch import AttentionGroup, MessageGraph, NetworkFeatures
@@ -22,6 +23,14 @@ from utils.data.trips import TimeStatistics, Trips, candidate_index
 from utils.training.losses import HOSERLoss
 
 NUM_ROADS, NUM_ZONES, WIDTH = 40, 5, 12
+
+
+@pytest.fixture(scope="module")
+def pyg() -> ModuleType:
+    """The models of PyTorch Geometric, whose import takes seconds."""
+    from torch_geometric.nn import models
+
+    return models
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +76,10 @@ def random_graph(num_nodes: int, num_edges: int, seed: int) -> Tensor:
 
 @pytest.mark.usefixtures("edge_path")
 @pytest.mark.parametrize("seed", range(5))
-def test_two_gatv2_layers_equal_those_of_pytorch_geometric(seed: int) -> None:
+def test_two_gatv2_layers_equal_those_of_pytorch_geometric(seed: int, pyg: ModuleType) -> None:
     edges = random_graph(NUM_ROADS, 150, seed)
     attr, x = torch.randn(edges.shape[1], 2), torch.randn(NUM_ROADS, WIDTH)
-    theirs = GAT(WIDTH, WIDTH, num_layers=2, out_channels=WIDTH, edge_dim=2, v2=True)
+    theirs = pyg.GAT(WIDTH, WIDTH, num_layers=2, out_channels=WIDTH, edge_dim=2, v2=True)
     ours = road_network_encoder.GraphStack(GATv2Conv(WIDTH, WIDTH, 2), GATv2Conv(WIDTH, WIDTH, 2))
     ours.load_state_dict(theirs.state_dict())
     (source, target), looped_attr = with_self_loops(edges, attr, NUM_ROADS)
@@ -94,10 +103,10 @@ def test_the_gradients_of_attention_over_edges_are_those_of_its_values(seed: int
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_two_gcn_layers_equal_those_of_pytorch_geometric(seed: int) -> None:
+def test_two_gcn_layers_equal_those_of_pytorch_geometric(seed: int, pyg: ModuleType) -> None:
     edges = random_graph(NUM_ROADS, 150, seed)
     weight, x = torch.rand(edges.shape[1]), torch.randn(NUM_ROADS, WIDTH)
-    theirs = GCN(WIDTH, WIDTH, num_layers=2, out_channels=WIDTH)
+    theirs = pyg.GCN(WIDTH, WIDTH, num_layers=2, out_channels=WIDTH)
     ours = road_network_encoder.GraphStack(GCNConv(WIDTH, WIDTH), GCNConv(WIDTH, WIDTH))
     ours.load_state_dict(theirs.state_dict())
     adjacency = gcn_adjacency(edges, weight, NUM_ROADS)
@@ -105,10 +114,10 @@ def test_two_gcn_layers_equal_those_of_pytorch_geometric(seed: int) -> None:
     torch.testing.assert_close(out, theirs(x, edges, edge_weight=weight), rtol=1e-5, atol=1e-6)
 
 
-def test_a_graph_without_any_edge_has_loops_only() -> None:
+def test_a_graph_without_any_edge_has_loops_only(pyg: ModuleType) -> None:
     none = torch.zeros(2, 0, dtype=torch.int64)
     x = torch.randn(4, WIDTH)
-    gat, gcn = GAT(WIDTH, WIDTH, 1, WIDTH, edge_dim=2, v2=True), GCN(WIDTH, WIDTH, 1, WIDTH)
+    gat, gcn = pyg.GAT(WIDTH, WIDTH, 1, WIDTH, edge_dim=2, v2=True), pyg.GCN(WIDTH, WIDTH, 1, WIDTH)
     conv, gcn_conv = GATv2Conv(WIDTH, WIDTH, 2), GCNConv(WIDTH, WIDTH)
     conv.load_state_dict(gat.convs[0].state_dict())
     gcn_conv.load_state_dict(gcn.convs[0].state_dict())

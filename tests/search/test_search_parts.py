@@ -10,13 +10,11 @@ from typing import Any
 import optuna
 import pytest
 from helpers import error_of
-from matplotlib.image import imread
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from utils.config import Config, load_config
 from utils.config_sections import OptunaConfig
-from utils.search.plots import draw
 from utils.search.report import final_lines, format_final
 from utils.search.samplers import PRUNED_AFTER, EpochHyperband, check_sampler, make_sampler
 from utils.search.space import SearchSpace, column_names, override_texts
@@ -289,6 +287,10 @@ STUDIES = {
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.filterwarnings("error")
 def test_every_study_can_be_drawn_and_no_picture_is_blank(name: str) -> None:
+    from matplotlib.image import imread
+
+    from utils.search.plots import draw
+
     expected = {
         "empty": set(),
         "one": {"intermediate"},

@@ -9,7 +9,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn.models import GAT, GCN
 
 from utils.config import Config
 
@@ -20,6 +19,8 @@ def initial_attention_biases(config: Config, seed: int, num_roads: int, num_type
     The golden state dicts lack this parameter: it was left out with the masks, whose names end alike.
     The order of construction below is that of the published code, so the draws are the same.
     """
+    from torch_geometric.nn.models import GAT, GCN
+
     torch.manual_seed(seed)
     encoder, h = config.road_network_encoder_config, config.trajectory_encoder_config.hidden_dim
     nn.Embedding(num_roads, encoder.road_id_emb_dim)

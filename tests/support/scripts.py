@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.lmtad import LMTAD, LMTADConfig
 from utils.data.road_network import read_road_network
@@ -228,6 +227,8 @@ def copy_of_the_project(folder: Path) -> Path:
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Points of a TensorBoard run, without any purging by the reader: tag -> (step, value)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

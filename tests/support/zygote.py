@@ -5,6 +5,7 @@ it forks a child that becomes `python SCRIPT ARGUMENTS...` in the folder, with t
 files that the request names. The children are ordinary processes: they can be signalled and killed.
 """
 
+import gc
 import json
 import os
 import resource
@@ -36,6 +37,7 @@ def serve(address: str, folder: str) -> None:
     """Answer requests as long as `folder` is there."""
     for library in LIBRARIES:
         __import__(library)
+    gc.freeze()  # no child looks through the objects of the libraries, which would copy their memory
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
 from scripts import make_mini_project, make_mini_teacher, mini, run
 
 from models.hoser import HOSER
@@ -14,7 +13,6 @@ from utils.config import load_config
 from utils.data.dataset import load_city
 from utils.data.trips import TimeStatistics
 from utils.generation.rollout import greedy_trips
-from utils.tracking.run_plot import plt
 from utils.training.weights import load_model
 
 
@@ -41,6 +39,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_every_kind_of_run_has_a_picture(arguments: list[str], trained: Path, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
     output = tmp_path / "run.png"
     done = run(mini("tools/plot_run.py", *arguments, "--output", str(output)), trained)
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_measures_have_frames_of_their_own_epochs_are_whole_and_roads_follow_the
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from utils.data.road_network import read_polylines
-    from utils.tracking.run_plot import Example, plot_run, read_validation_curves
+    from utils.tracking.run_plot import Example, plot_run, plt, read_validation_curves
 
     monkeypatch.chdir(trained)
     figures = []

@@ -21,10 +21,7 @@ from wandb_server import API_KEY, WandbServer
 from wandb_store import matches
 
 from models.hoser import HOSER
-from tools.download_wandb_model import main, run_path
 from utils.data.dataset import model_inputs
-from utils.tracking.wandb_download import check_model
-from utils.tracking.wandb_search import FoundRun, Search
 
 TOOL = "tools/download_wandb_model.py"
 TWO_HUNDRED = {"x": torch.zeros(200)}
@@ -129,18 +126,20 @@ def test_the_table_has_a_line_for_each_run_newest_first(five_runs: WandbServer, 
 @pytest.mark.parametrize(
     ("wanted", "ids"),
     [
-        (Search(), ["full", "plain", "short", "young", "other"]),
-        (Search(distill=True, epochs=25), ["full", "short"]),
-        (Search(distill=False), ["plain"]),
-        (Search(distill=True, epochs=50), ["short"]),
-        (Search(min_val_acc=0.6832), ["full", "short"]),
-        (Search(state="crashed"), ["short"]),
-        (Search(distill=True, state="finished", min_val_acc=0.5), ["full"]),
-        (Search(epochs=7), []),
+        ({}, ["full", "plain", "short", "young", "other"]),
+        ({"distill": True, "epochs": 25}, ["full", "short"]),
+        ({"distill": False}, ["plain"]),
+        ({"distill": True, "epochs": 50}, ["short"]),
+        ({"min_val_acc": 0.6832}, ["full", "short"]),
+        ({"state": "crashed"}, ["short"]),
+        ({"distill": True, "state": "finished", "min_val_acc": 0.5}, ["full"]),
+        ({"epochs": 7}, []),
     ],
 )
-def test_filters(five_runs: WandbServer, wanted: Search, ids: list[str]) -> None:
-    assert [id for id, run in five_runs.runs.items() if matches(run, wanted.filters())] == ids
+def test_filters(five_runs: WandbServer, wanted: dict[str, Any], ids: list[str]) -> None:
+    from utils.tracking.wandb_search import Search
+
+    assert [id for id, run in five_runs.runs.items() if matches(run, Search(**wanted).filters())] == ids
 
 
 def test_json_has_what_the_table_has_and_pages_are_read_only_as_far_as_needed(
@@ -180,6 +179,8 @@ def test_json_has_what_the_table_has_and_pages_are_read_only_as_far_as_needed(
 def test_what_a_run_does_not_have_is_none(
     config: dict[str, Any], summary: dict[str, Any], expected: tuple[Any, ...]
 ) -> None:
+    from utils.tracking.wandb_search import FoundRun
+
     run = SimpleNamespace(id="r", name="n", config=config, summary_metrics=summary, state="crashed", created_at="2026")
     row = FoundRun.from_run(run)  # type: ignore[arg-type]
     assert (row.distill, row.epochs, row.max_epoch, row.val_acc) == expected
@@ -227,6 +228,8 @@ def test_a_model_is_downloaded_to_the_given_name(model_run: WandbServer, tmp_pat
     ],
 )
 def test_forms_of_a_run_id(text: str, parts: list[str]) -> None:
+    from tools.download_wandb_model import run_path
+
     assert run_path(text) == parts
 
 
@@ -296,6 +299,8 @@ def test_the_file_is_best_pth_or_the_only_model_or_the_one_that_is_named(server:
     ids=["text", "half", "code", "checkpoint", "values", "foreign", "empty"],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
+    from utils.tracking.wandb_download import check_model
+
     (tmp_path / "file").write_bytes(content)
     message = error_of(check_model, tmp_path / "file", "best.pth")
     assert message.startswith(f"best.pth: wrong file type: {found}")
@@ -398,6 +403,8 @@ def test_an_interrupted_download_leaves_nothing(model_run: WandbServer, tmp_path
 def test_usage_errors_end_with_2(
     arguments: str, found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from tools.download_wandb_model import main
+
     monkeypatch.setattr(sys, "argv", ["download_wandb_model.py", *arguments.split()])
     with pytest.raises(SystemExit) as ended:
         main()

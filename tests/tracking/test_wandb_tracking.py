@@ -20,7 +20,6 @@ from wandb_server import API_KEY, WandbServer
 from wandb_store import StoredRun
 
 from utils.config import load_config
-from utils.tracking.wandb_run import COUNT_FILE, redact, without_local_paths
 
 EPOCHS, BATCHES = 3, 5  # of the mini project: 120 trips in batches of 25
 ROWS_PER_EPOCH = BATCHES + 1
@@ -158,6 +157,8 @@ class TestOffline:
         assert (stored.id, run_id(offline)) == (first, first)
 
     def test_training_from_the_start_is_a_new_run(self, offline: Path, server: WandbServer) -> None:
+        from utils.tracking.wandb_run import COUNT_FILE
+
         stop_after(offline, "tracking", signal.SIGKILL)
         finish(offline, "--set", "optimizer_config.learning_rate=0.001", "--set", "wandb.run_name=first try")
         (offline / "save/Mini/seed7_distill/checkpoint_latest.pth").unlink()
@@ -335,9 +336,13 @@ class TestPrivacy:
         ],
     )
     def test_a_path_that_leads_out_of_the_working_folder_is_cut_to_its_name(self, text: str, shown: str) -> None:
+        from utils.tracking.wandb_run import without_local_paths
+
         assert without_local_paths({"a": [text, 1]}) == {"a": [shown, 1]}
 
     def test_messages_of_the_client_are_shown_without_keys_and_passwords(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from utils.tracking.wandb_run import redact
+
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
         error = ValueError(f"{'k' * 40} refused by https://ada:enigma@host/graphql\nsecond line")
         assert redact(error) == "*** refused by https://***@host/graphql second line"
