@@ -1,10 +1,9 @@
 """Several processes, started by torchrun, train what one process would: each has its part of every batch."""
 
-import os
-import signal
+import contextlib
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 from scripts import (
     PROJECT,
+    Script,
     copy_of_the_project,
     make_mini_project,
     make_mini_teacher,
@@ -35,30 +35,32 @@ def project(tmp_path: Path) -> Path:
     return make_mini_teacher(make_mini_project(tmp_path))
 
 
-def torchrun(count: int, arguments: list[str], cwd: Path, code: Path = PROJECT) -> subprocess.Popen[str]:
-    """A group of processes, as `torchrun --nproc_per_node=COUNT SCRIPT ...`; its messages go to `stderr-COUNT`."""
+def torchrun(count: int, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`torchrun --nproc_per_node=COUNT SCRIPT ...`, which imports PyTorch once for each process, and for itself."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    with (cwd / f"stderr-{count}").open("w") as stderr:
-        return subprocess.Popen(
-            [*command, str(code / arguments[0]), *arguments[1:]],
-            cwd=cwd, env=script_environment(), stdout=stderr, stderr=stderr, text=True, start_new_session=True,
-        )  # fmt: skip
+    command += [str(PROJECT / arguments[0]), *arguments[1:]]
+    return subprocess.run(command, cwd=cwd, env=script_environment(), capture_output=True, text=True, timeout=240)
 
 
-def kill(group: subprocess.Popen[str]) -> None:
-    """SIGKILL torchrun and its processes, which are in sessions of their own."""
-    children = Path(f"/proc/{group.pid}/task/{group.pid}/children").read_text().split()
-    for pid in (group.pid, *map(int, children)):
-        os.kill(pid, signal.SIGKILL)
-    while any(Path(f"/proc/{pid}").exists() for pid in children):
-        time.sleep(0.01)
+@contextlib.contextmanager
+def group(count: int, arguments: list[str], cwd: Path) -> Iterator[list[Script]]:
+    """The same processes without torchrun, but with the variables and the store that it gives them."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {"WORLD_SIZE": count, "MASTER_ADDR": store.host, "MASTER_PORT": store.port}
+    environment = {key: str(value) for key, value in common.items()} | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(Script(arguments, cwd, environment=environment | {"RANK": rank, "LOCAL_RANK": rank}))
+            for rank in map(str, range(count))
+        ]
 
 
 def finish(count: int, arguments: list[str], cwd: Path) -> str:
-    """Run them to their end; what they said."""
-    with torchrun(count, arguments, cwd) as group:
-        assert group.wait(120) == 0, (cwd / f"stderr-{count}").read_text()
-    return (cwd / f"stderr-{count}").read_text()
+    """Run a group to its end; what it said."""
+    with group(count, arguments, cwd) as processes:
+        codes, said = [process.wait() for process in processes], "".join(process.stderr for process in processes)
+        assert codes == [0] * count, said
+    return said
 
 
 def assert_same_curves(ours: Path, theirs: Path) -> None:
@@ -111,8 +113,9 @@ def test_distillation_by_three_processes_is_that_of_one(project: Path) -> None:
 
 def test_vanilla_training_by_two_processes_is_that_of_one(project: Path) -> None:
     command = mini("train.py", *SETTINGS)
-    said = finish(2, command, project)
-    assert [said.count(text) for text in ("epoch 1/3", "best model:", "loading epoch_")] == [1, 1, 1]
+    done = torchrun(2, command, project)
+    assert done.returncode == 0, done.stderr
+    assert [done.stderr.count(text) for text in ("epoch 1/3", "best model:", "loading epoch_")] == [1, 1, 1]
     (project / "tensorboard_log" / "Mini" / "seed3").rename(project / "several")
     assert files(project / "save" / "Mini" / "seed3") == {"epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "best.pth"}
     assert run(command, project).returncode == 0
@@ -122,10 +125,10 @@ def test_vanilla_training_by_two_processes_is_that_of_one(project: Path) -> None
 def test_a_killed_group_is_gone_on_with_by_another_number_of_processes(project: Path) -> None:
     command = mini("train_with_distill.py", *SETTINGS, "--set", "optimizer_config.max_epoch=60")
     checkpoint = project / "save" / "Mini" / "seed3_distill" / "checkpoint_latest.pth"
-    with torchrun(2, command, project) as group:
-        while not checkpoint.exists():
-            assert group.poll() is None, (project / "stderr-2").read_text()
-        kill(group)
+    with group(2, command, project) as processes:
+        processes[0].wait_until(checkpoint.exists)
+        for process in processes:
+            process.kill()
     done = torch.load(checkpoint)["epoch"] + 1
     assert done < 60
     ended = run([*command[:-1], f"optimizer_config.max_epoch={done + 2}"], project)  # one process
@@ -139,10 +142,10 @@ def test_a_killed_group_is_gone_on_with_by_another_number_of_processes(project: 
 
 
 def test_a_mistake_ends_all_processes_each_with_one_line(project: Path) -> None:
-    with torchrun(2, mini("train.py", *SETTINGS, "--set", "optimizer_config.learning_rate=1e30"), project) as group:
-        assert group.wait(120) == 1
-    said = (project / "stderr-2").read_text()
-    assert "error: the loss is " in said  # once or twice: torchrun ends the other process, at whatever it is doing
+    with group(2, mini("train.py", *SETTINGS, "--set", "optimizer_config.learning_rate=1e30"), project) as processes:
+        assert [process.wait() for process in processes] == [1, 1]
+        said = "".join(process.stderr for process in processes)
+    assert "error: the loss is " in said  # once or twice: the other process may find itself alone
 
 
 def test_a_mistake_of_one_process_ends_all(project: Path) -> None:
@@ -163,10 +166,9 @@ def main():
 run_command_line(main)
 """
     )
-    with torchrun(2, [str(script)], project) as group:
-        assert group.wait(120) == 1
-    said = (project / "stderr-2").read_text()
-    ours = said.partition("torch.distributed.elastic")[0]
+    done = torchrun(2, [str(script)], project)
+    assert done.returncode == 1
+    ours = done.stderr.partition("torch.distributed.elastic")[0]
     assert "process 1: error: the second process has no GPU\n" in ours
 
 
@@ -185,9 +187,8 @@ def test_a_compiler_that_fails_on_one_process_keeps_no_other_waiting(project: Pa
             "torch.compile = _compile\n"
         )
     settings = ("--set", "training.compile=true", "--set", "optimizer_config.max_epoch=1")
-    with torchrun(2, mini("train_with_distill.py", *SETTINGS, *settings), project, code) as group:
-        assert group.wait(120) == 0, (project / "stderr-2").read_text()
-    said = (project / "stderr-2").read_text()
+    script, *arguments = mini("train_with_distill.py", *SETTINGS, *settings)
+    said = finish(2, [str(code / script), *arguments], project)
     assert "training.compile: torch.compile fails here (on another process); it has no effect" in said
     assert "best model: save/Mini/seed3_distill/best.pth" in said
 

@@ -89,6 +89,7 @@ class Script:
         stdout: int | None = None,
         fault: dict[str, object] | None = None,
         file_size_limit: int = 0,
+        environment: dict[str, str] | None = None,
     ):
         """Start a script.
 
@@ -99,6 +100,7 @@ class Script:
             stdout: the same for stdout.
             fault: a fault of `faults/injector.py` that is to happen in it.
             file_size_limit: largest size of a file that it may write, in bytes; 0 is no limit.
+            environment: variables beside those of this process.
         """
         self.arguments, self._code = arguments, None
         self._folder = tempfile.TemporaryDirectory(prefix="script-")
@@ -106,7 +108,7 @@ class Script:
         request = {
             "arguments": [str(PROJECT / arguments[0]), *arguments[1:]],
             "cwd": str(cwd),
-            "environment": script_environment(),
+            "environment": script_environment() | (environment or {}),
             "fault": fault,
             "file_size_limit": file_size_limit,
         }
