@@ -86,13 +86,13 @@ class Campaign:
             shutil.rmtree(work)
         return tally
 
-    def disturb(self, kind: str, disturbances: Iterable[Callable[[Path], None]]) -> Tally:
-        """Each disturbance runs the program in a folder and disturbs it; then the program is run again."""
+    def disturb(self, kind: str, disturbances: Iterable[Callable[[Path], None]], rerun: bool = True) -> Tally:
+        """Each disturbance runs the program in a folder and disturbs it; then the program is run again if `rerun`."""
         tally = Tally(self.program.name, kind)
         for number, disturbance in enumerate(disturbances):
             work = self._fresh(number)
             disturbance(work)
-            self._judge(tally, kind, work, damage(work, self.reference.start))
+            self._judge(tally, kind, work, damage(work, self.reference.start), rerun)
             shutil.rmtree(work)
         return tally
 
@@ -127,7 +127,8 @@ class Campaign:
                 lost = [f"running it again ends with code {again.returncode}: {again.stderr[-2000:]}"]
             else:
                 lost = damage(work, self.reference.start)
-                lost += [f"{name}: left over" for name in left_over(work)]
+        if not lost:
+            lost = [f"{name}: left over" for name in left_over(work)]
         differing = [] if lost else self.differences(work)
         tally.add(fault, lost, differing)
 

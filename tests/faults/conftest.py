@@ -1,5 +1,8 @@
 """What the tests of faults share: undisturbed runs, and the counting."""
 
+import fcntl
+import os
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 from faults.campaign import PROPERTY, Campaign, Tally
 from faults.programs import Program, Reference, reference_of
+from scripts import RUN_FOLDER
 
 PARTS = 8  # tests that the faults of a kind into a program are shared among, with --long
 
@@ -18,13 +22,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Program], Reference]:
-    """Undisturbed runs, each made when it is first asked for."""
+def references() -> Callable[[Program], Reference]:
+    """Undisturbed runs, each made by the process of the tests that first asks for it, and used by all."""
     made: dict[str, Reference] = {}
 
     def reference(program: Program) -> Reference:
         if program.name not in made:
-            made[program.name] = reference_of(program, tmp_path_factory.mktemp("reference"))
+            folder = Path(os.environ[RUN_FOLDER], "references", program.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not (folder / "reference").exists():
+                    found = reference_of(program, folder)
+                    (folder / "reference").write_bytes(pickle.dumps(found))
+                made[program.name] = pickle.loads((folder / "reference").read_bytes())
         return made[program.name]
 
     return reference

@@ -22,7 +22,7 @@ EPOCHS = "optimizer_config.max_epoch=2"
 SMALL_TEACHER = ("n_layer=1", "n_head=2", "n_embd=16", "block_size=24", "batch_size=30", "max_epoch=2")
 SEARCH = """\
 optuna:
-  n_startup_trials: 2
+  n_startup_trials: 1
   heartbeat_interval: 1
   grace_period: 3
   search_space:
@@ -162,7 +162,7 @@ PROGRAMS = (
     Program(
         "tune_hoser.py",
         mini(
-            *("tools/tune_hoser.py", "--seed", "42", "--cuda", "-1", "--set", EPOCHS, "--n_trials", "3"),
+            *("tools/tune_hoser.py", "--seed", "42", "--cuda", "-1", "--set", EPOCHS, "--n_trials", "2"),
             "--no-baseline",
         ),
         make_taught,

@@ -15,6 +15,8 @@ from utils.runtime.precision import Precision
 from utils.training.compile import compile_model
 from utils.training.losses import HOSERLoss
 
+ONE_LAYER = "trajectory_encoder_config.num_layers=1"  # each is compiled on its own
+
 
 def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -23,7 +25,7 @@ def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
     import torch._dynamo
 
     make_mini_project(tmp_path)
-    config = load_config("Mini", tmp_path / "Mini.yaml")
+    config = load_config("Mini", tmp_path / "Mini.yaml", [ONE_LAYER])
     city = load_city("Mini", config, tmp_path / "data" / "Mini")
     loader = make_loaders(city, config, "cpu")["train"]
     loss_function = HOSERLoss(loader.statistics)
@@ -51,7 +53,7 @@ def test_without_a_compiler_training_goes_on_as_without_the_switch(
 ) -> None:
     monkeypatch.setenv("CXX", "/nonexistent")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(project / "inductor"))
-    command = mini("train.py", "--set", "optimizer_config.max_epoch=1")
+    command = mini("train.py", "--set", "optimizer_config.max_epoch=1", "--set", ONE_LAYER)
     # The compiler is chosen when torch is imported.
     switched = run_fresh([*command, "--seed", "1", "--set", "training.compile=true"], project)
     assert switched.returncode == 0, switched.stderr

@@ -24,6 +24,7 @@ LIBRARIES = (
     "optuna.importance",
     "scipy.sparse.csgraph",
     "sqlalchemy.orm",
+    "tensorboard.backend.event_processing.event_file_loader",
     "torch",
     "torch._dynamo",  # what torch.optim imports when it is first used
     "torch.utils.tensorboard",
