@@ -79,10 +79,16 @@ def test_without_the_checkpoint_training_starts_fresh(folder: Path, mismatched: 
 
 
 @pytest.fixture
-def full(tmp_path: Path) -> Path:
+def full(filled: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(filled, tmp_path / "project"))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose disk was full when the third epoch was to be written."""
-    folder = make_mini_teacher(make_mini_project(tmp_path / "project"))
-    told = tmp_path / "events"
+    folder = make_mini_teacher(make_mini_project(tmp_path_factory.mktemp("filled")))
+    told = folder / "events"
     record = run(VANILLA, folder, fault={"kind": "record", "told": str(told)})
     assert record.returncode == 0, record.stderr
     third = next(i for i, event in enumerate(told.read_text().splitlines()) if "epoch_3.pth" in event)

@@ -23,8 +23,8 @@ from utils.data.trips import read_trips
 from utils.data.zones import ZONE_KEY, read_partition, read_transitions
 from utils.distillation.teacher_file import read_vocab
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-fuzz = settings(max_examples=150, deadline=DEADLINE_MS, suppress_health_check=[HealthCheck.function_scoped_fixture])
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+fuzz = settings(max_examples=100, deadline=DEADLINE_MS, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def lines_of(name: str, count: int) -> bytes:

@@ -27,7 +27,8 @@ from utils.training.metrics import Metrics
 from utils.training.rolling_checkpoint import Identity, RollingCheckpoint
 from utils.training.weights import load_model
 
-fuzz = settings(max_examples=100, deadline=DEADLINE_MS, suppress_health_check=[HealthCheck.function_scoped_fixture])
+pytestmark = pytest.mark.slow
+fuzz = settings(max_examples=50, deadline=DEADLINE_MS, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 IDENTITY = Identity(42, "Mini", True)
 

@@ -1,6 +1,7 @@
 """training.compile: the same numbers, or one warning and the model as it is."""
 
 import functools
+import itertools
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
     compile_model(compiled, loader, Precision(config.training.precision, loader.device))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3  # navigator, MLP, attention
     assert list(compiled.state_dict()) == list(plain.state_dict())
-    for batch in loader.shuffled(0, 0):
+    for batch in itertools.islice(loader.shuffled(0, 0), 3):
         ours, theirs = (loss_function(model(batch), batch)["loss"] for model in (compiled, plain))
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         ours.backward()

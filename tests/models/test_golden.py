@@ -177,6 +177,7 @@ def test_gradients_are_the_published_ones(golden: Golden) -> None:
         np.testing.assert_allclose(ours, value, rtol=1e-4, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_training_curve_and_an_evaluation_are_the_published_ones(golden: Golden) -> None:
     expected, loader = golden.arrays("curve"), golden.loader
     steps, size = int(expected["steps"]), int(expected["batch_size"])

@@ -284,6 +284,7 @@ STUDIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.filterwarnings("error")
 def test_every_study_can_be_drawn_and_no_picture_is_blank(name: str) -> None:

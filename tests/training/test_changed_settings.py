@@ -17,6 +17,8 @@ from tools.train_teacher import main as train_teacher_main
 from utils.config import Config, load_config
 from utils.config_sections import DistillConfig, OptimizerConfig, TeacherConfig, TrainingConfig
 
+pytestmark = pytest.mark.slow
+
 # Another value of each key; what happens to a run of two epochs that trains a third with it.
 CHANGED: dict[str, Any] = {
     "optimizer_config.max_epoch": 4,
