@@ -76,6 +76,20 @@ def stop_after(folder: Path, text: str, number: int, *arguments: str) -> int | N
         return script.wait()
 
 
+def impatient(folder: Path, *arguments: str) -> list[str]:
+    """The command with limits of a few seconds in the place of 15 s and 30 s."""
+    program = f"""
+import runpy
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+from utils.tracking import wandb_run
+wandb_run.INIT_TIMEOUT_S, wandb_run.FINISH_TIMEOUT_S = 5, 8
+runpy.run_path({str(PROJECT / "train_with_distill.py")!r}, run_name="__main__")
+"""
+    (folder / "impatient.py").write_text(program)
+    return [str(folder / "impatient.py"), *command(*arguments)[1:]]
+
+
 def run_id(folder: Path) -> str:
     return torch.load(folder / "save/Mini/seed7_distill/checkpoint_latest.pth", weights_only=True)["wandb_run_id"]
 
@@ -247,7 +261,9 @@ class TestFailures:
         self, workplace: Path, server: WandbServer
     ) -> None:
         server.hang = True
-        assert finish(workplace).count("W&B cannot be reached") == 1
+        done = run(impatient(workplace), workplace)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("W&B cannot be reached") == 1
         server.hang = False
         sync(workplace)
         assert curves(server.runs[run_id(workplace)]) == tensorboard(workplace)
@@ -255,7 +271,7 @@ class TestFailures:
     def test_a_service_that_fails_in_mid_run_gets_what_it_missed_at_the_next_start(
         self, workplace: Path, server: WandbServer
     ) -> None:
-        with Script(command(*epochs(6)), workplace) as script:
+        with Script(impatient(workplace, *epochs(6)), workplace) as script:
             script.wait_until(lambda: "epoch 1/6" in script.stderr)
             server.fail = 503
             assert script.wait() == 0
