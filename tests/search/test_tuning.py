@@ -414,7 +414,7 @@ def test_machines_share_a_postgresql_server_and_repeat_the_trial_of_one_that_is_
     """Two folders that do not see each other's files stand for two machines."""
     here, there = (TunedStudy(Path(shutil.copytree(template, tmp_path / name))) for name in ("here", "there"))
     with postgresql() as url:
-        command = tune_command("--no-baseline", "--storage", url, epochs=3, trials=3)
+        command = tune_command("--no-baseline", "--storage", url, epochs=12, trials=3)
         with Script(command, here.project) as killed:
             killed.wait_until(lambda: started(killed), TIMEOUT_S)
             with Script(command, there.project) as living:
