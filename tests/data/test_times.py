@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import error_of, trip, write_trips
 
-from utils.data.loader import temporal_info
+from utils.data.loader import time_of_day
 from utils.data.road_network import RoadNetwork
 from utils.data.trips import read_trips
 
@@ -78,7 +78,7 @@ def test_two_clocks_in_a_trip_are_an_error(first: str, second: str, network: Roa
 def test_time_of_day_and_weekend_are_those_on_the_wall(network: RoadNetwork, workplace: Path) -> None:
     """Friday evening in Greenwich is Saturday morning in Beijing; the trip says Saturday, half past seven."""
     path = write_trips(workplace / "t.csv", trip("0,1", "2015-11-07T07:30:00+08:00,2015-11-07T07:31:00+08:00"))
-    np.testing.assert_allclose(temporal_info(read_trips(path, network)), [-7.5 / 24, -(7.5 + 1 / 60) / 24], rtol=1e-6)
+    np.testing.assert_allclose(time_of_day(read_trips(path, network)), [-7.5 / 24, -(7.5 + 1 / 60) / 24], rtol=1e-6)
 
 
 def test_fractions_do_not_change_the_order_or_the_day(network: RoadNetwork, workplace: Path) -> None:

@@ -3,62 +3,39 @@
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
 
-from models.batch import AttentionGroup, Batch, TensorRecord
+from models.batch import AttentionGroup, Batch
 from models.ragged import ragged_arange
 from utils.config import Config
 from utils.data.dataset import City
-from utils.data.geometry import EARTH_RADIUS_M, unit_vectors
-from utils.data.road_network import RoadNetwork
+from utils.data.features import (
+    RoadTables,
+    center_distance_m,
+    clipped_interval,
+    clipped_km,
+    is_weekend,
+    metric_angle,
+    metric_distance,
+    temporal_info,
+)
 from utils.data.trips import TimeStatistics, Trips
 from utils.data.zones import count_transitions
 from utils.files.checksums import content_digest
 from utils.runtime.distributed import ALONE, Processes
 
-DISTANCE_CLIP_M = 1000.0
-INTERVAL_CLIP_MIN = 5.0
-DISTANCE_SCALE_M = 100.0  # unit of the extra distance to the destination
-DAY_S = 86_400
 # A group of trips padded together holds trips of at least this share of its longest.
 GROUP_RATIO = 0.75
 
 
-@dataclass(frozen=True)
-class RoadTables(TensorRecord):
-    """What features are gathered from, for each road or relation, on the device."""
-
-    center_m: Tensor  # [N, 3] float64, centres on the Earth's sphere
-    end: Tensor  # [N, 2] float64, (lon, lat) of the last point, degrees
-    reach_ptr: Tensor  # [N + 1] int64
-    reach_road: Tensor  # [R] int64
-    reach_heading: Tensor  # [R] float64
-
-    @staticmethod
-    def from_network(network: RoadNetwork) -> "RoadTables":
-        center = unit_vectors(network.center[:, 0], network.center[:, 1]) * EARTH_RADIUS_M
-        return RoadTables(
-            center_m=torch.from_numpy(center),
-            end=torch.from_numpy(network.end),
-            reach_ptr=torch.from_numpy(network.reach_ptr),
-            reach_road=torch.from_numpy(network.reach_road),
-            reach_heading=torch.from_numpy(network.reach_heading),
-        )
-
-
-def temporal_info(trips: Trips) -> np.ndarray:
+def time_of_day(trips: Trips) -> np.ndarray:
     """Time of day in days of each position, [P] float32; negative where the trip began on a weekend."""
-    second = trips.time_s % DAY_S
-    minute = second // 60 + (second % 60) / 60.0
-    first_day = trips.time_s[trips.offset[:-1]] // DAY_S
-    weekend = (first_day + 3) % 7 >= 5  # day 0, 1 January 1970, was a Thursday
-    sign = np.repeat(np.where(weekend, np.float32(-1), np.float32(1)), np.diff(trips.offset))
-    return (minute / 1440.0).astype(np.float32) * sign
+    weekend = is_weekend(trips.time_s[trips.offset[:-1]])
+    return temporal_info(trips.time_s, np.repeat(weekend, np.diff(trips.offset)))
 
 
 class BatchLoader:
@@ -97,7 +74,7 @@ class BatchLoader:
         self.road_id = torch.from_numpy(np.asarray(trips.road_id)).to(self.device)
         self.label = torch.from_numpy(np.asarray(trips.label)).to(self.device)
         self.time_s = torch.from_numpy(np.asarray(trips.time_s)).to(self.device)
-        self.temporal_info = torch.from_numpy(temporal_info(trips)).to(self.device)
+        self.temporal_info = torch.from_numpy(time_of_day(trips)).to(self.device)
 
     def _count_candidates(self, trips: Trips, tables: RoadTables) -> None:
         """Candidates of each trip's steps: their number, and the most of a step."""
@@ -198,6 +175,8 @@ class BatchLoader:
         relation = first_relation[step] + index
         candidate = self.tables.reach_road[relation]
 
+        distance_m = center_distance_m(self.tables, candidate, destination[trip][step])
+
         label = self.label[position].long()
         seconds = (self.time_s[position + 1] - self.time_s[position]).float()
         log_time = (seconds.log1p() - self.statistics.mean) / self.statistics.std
@@ -214,8 +193,8 @@ class BatchLoader:
             candidate_road_id=candidate,
             step_of_candidate=step,
             candidate_index=index,
-            metric_distance=self._metric_distance(candidate, destination[trip], step, num_steps),
-            metric_angle=self._metric_angle(road, destination[trip], relation, step),
+            metric_distance=metric_distance(distance_m, step, num_steps),
+            metric_angle=metric_angle(self.tables, road, destination[trip], relation, step),
             label=label,
             label_candidate=candidate_len.cumsum(0) - candidate_len + label,
             log_time=log_time,
@@ -223,26 +202,6 @@ class BatchLoader:
             groups=tuple(self._groups(host_len, trip, place, road, time_of_day)),
             share=share,
         )
-
-    def _metric_distance(self, candidate: Tensor, destination: Tensor, step: Tensor, num_steps: int) -> Tensor:
-        """log1p((distance to the destination - the least among the step's candidates) / 100 m), [K]."""
-        center = self.tables.center_m
-        chord = (center[candidate] - center[destination][step]).square().sum(1).sqrt()
-        distance = (2 * EARTH_RADIUS_M * torch.asin((chord / (2 * EARTH_RADIUS_M)).clamp(max=1.0))).float()
-        least = distance.new_full((num_steps,), float("inf")).scatter_reduce(0, step, distance, "amin")
-        return ((distance - least[step]) / DISTANCE_SCALE_M).log1p()
-
-    def _metric_angle(self, road: Tensor, destination: Tensor, relation: Tensor, step: Tensor) -> Tensor:
-        """Angle between the headings to the candidate and to the destination, / pi, [K].
-
-        Longitude and latitude are swapped as in `road_network.candidate_heading`, which says why.
-        """
-        start, end = self.tables.end[road], self.tables.end[destination]
-        delta = end - start
-        heading = torch.atan2(delta[:, 0], torch.cos(start[:, 0] * (torch.pi / 180)) * delta[:, 1])
-        heading = torch.where(heading < 0, heading + 2 * torch.pi, heading)
-        difference = (self.tables.reach_heading[relation] - heading[step]).abs().float()
-        return torch.where(difference > torch.pi, 2 * torch.pi - difference, difference) / torch.pi
 
     def _groups(
         self, host_len: np.ndarray, trip: Tensor, place: Tensor, road: Tensor, time_of_day: Tensor
@@ -262,8 +221,8 @@ class BatchLoader:
                 num_trips=num_trips,
                 max_len=max_len,
                 slot=slot,
-                distance=_distances(_padded(center[steps], slot, num_trips, max_len)),
-                time_interval=_intervals(_padded(minute[steps], slot, num_trips, max_len)),
+                distance=clipped_km(_chords_m(_padded(center[steps], slot, num_trips, max_len))),
+                time_interval=clipped_interval(_differences(_padded(minute[steps], slot, num_trips, max_len))),
             )
             first_trip, first_step = last_trip, steps.stop
 
@@ -274,19 +233,14 @@ def _padded(values: Tensor, slot: Tensor, num_trips: int, max_len: int) -> Tenso
     return padded.index_copy_(0, slot, values).unflatten(0, (num_trips, max_len))
 
 
-def _distances(center_m: Tensor) -> Tensor:
-    """Distances of road centres [G, T, 3] in km, clipped to 1, [G, T, T] float32.
-
-    Straight through the Earth instead of along its surface: below the clip that is the same to 1e-9.
-    """
-    chord = torch.cdist(center_m, center_m, compute_mode="donot_use_mm_for_euclid_dist")
-    return chord.clamp_(max=DISTANCE_CLIP_M).div_(DISTANCE_CLIP_M).float()
+def _chords_m(center_m: Tensor) -> Tensor:
+    """Distances between road centres [G, T, 3], [G, T, T]."""
+    return torch.cdist(center_m, center_m, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _intervals(minute: Tensor) -> Tensor:
-    """Differences of minutes of the day [G, T], clipped to 5, / 5, [G, T, T]."""
-    difference = (minute.unsqueeze(2) - minute.unsqueeze(1)).abs_()
-    return difference.clamp_(max=INTERVAL_CLIP_MIN).div_(INTERVAL_CLIP_MIN)
+def _differences(values: Tensor) -> Tensor:
+    """Of each pair: [G, T] -> [G, T, T]."""
+    return values.unsqueeze(2) - values.unsqueeze(1)
 
 
 def make_loaders(
