@@ -104,6 +104,31 @@ class Batch(TensorRecord):
 
 
 @dataclass(frozen=True)
+class PathGroup(TensorRecord):
+    """Consecutive paths of similar length, padded together for attention only; P paths of at most T roads."""
+
+    slot: Tensor  # [P, T] int64, where keys and values of each road of the path are kept; past its end any that is used
+    is_past_end: Tensor  # [P, T] bool
+    distance: Tensor  # [P, T] float32, from the newest road, as in `AttentionGroup`
+    time_interval: Tensor  # [P, T] float32, likewise
+
+
+@dataclass(frozen=True)
+class NextSteps(TensorRecord):
+    """One step of each of S paths: the newest road, whose keys and values are not kept yet."""
+
+    slot: Tensor  # [S] int64, where they are to be kept
+    road_id: Tensor  # [S] int64
+    destination_road_id: Tensor  # [S] int64
+    temporal_info: Tensor  # [S] float32, time of day in days, negative on weekends
+    candidate_road_id: Tensor  # [K] int64
+    step_of_candidate: Tensor  # [K] int64
+    metric_distance: Tensor  # [K] float32, as in `Batch`
+    metric_angle: Tensor  # [K] float32, likewise
+    groups: tuple[PathGroup, ...]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """Scores and times for each candidate of each step."""
 

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.batch import Batch, Prediction
+from models.batch import Batch, NextSteps, Prediction
 from models.config import NavigatorConfig
 
 TIME_WIDTH = 64
@@ -49,31 +49,42 @@ class Navigator(nn.Module):
             batch: which step and trip each candidate belongs to, and its two metrics: the extra distance to the
                 destination and the angle to its direction.
         """
-        logits = self._logits(trajectory_embedding, destination_zone_embedding, road_embedding, candidate_row, batch)
-        of_step, of_road = self._time_parts(trajectory_embedding, road_embedding)
+        q = self.query(trajectory_embedding)
+        q = q + self.destination_query(destination_zone_embedding).index_select(0, batch.trip_of_step)
+        logits = self.scores(q, self.road_key(road_embedding), candidate_row, batch)
+        of_step, of_road = self.step_time(trajectory_embedding), self.road_time(road_embedding)
         time_pred = of_step.index_select(0, batch.step_of_candidate) + of_road.index_select(0, candidate_row)
         return Prediction(logits, time_pred)
 
-    def _logits(
-        self, trajectory: Tensor, destination: Tensor, road: Tensor, candidate_row: Tensor, batch: Batch
-    ) -> Tensor:
-        h = road.shape[1]
-        q_trajectory, q_destination = self.q_proj.weight.split([2 * h, h], dim=1)
-        k_road, k_distance, k_angle = self.k_proj.weight.split(h, dim=1)
-        to_distance, to_angle = self.metric_distance_proj, self.metric_angle_proj
+    def query(self, trajectory: Tensor) -> Tensor:
+        """The query's summand of each step: [S, 2h] -> [S, h]."""
+        return F.linear(trajectory, self.q_proj.weight[:, : trajectory.shape[1]])
 
-        q = F.linear(trajectory, q_trajectory)
-        q = q + F.linear(destination, q_destination).index_select(0, batch.trip_of_step)
-        constant = k_distance @ to_distance.bias + k_angle @ to_angle.bias
-        of_road = F.linear(road, k_road) + constant
-        hidden = q.index_select(0, batch.step_of_candidate) + of_road.index_select(0, candidate_row)
-        hidden = hidden + batch.metric_distance.unsqueeze(1) * (k_distance @ to_distance.weight).T
-        hidden = hidden + batch.metric_angle.unsqueeze(1) * (k_angle @ to_angle.weight).T
+    def destination_query(self, destination_zone: Tensor) -> Tensor:
+        """The query's summand of each destination: embeddings of zones [n, h] -> [n, h]."""
+        return F.linear(destination_zone, self.q_proj.weight[:, 2 * destination_zone.shape[1] :])
+
+    def road_key(self, road: Tensor) -> Tensor:
+        """The key's summand of each road, and what is constant in it: [n, h] -> [n, h]."""
+        k_road, k_distance, k_angle = self.k_proj.weight.split(road.shape[1], dim=1)
+        constant = k_distance @ self.metric_distance_proj.bias + k_angle @ self.metric_angle_proj.bias
+        return F.linear(road, k_road) + constant
+
+    def scores(self, q: Tensor, road_key: Tensor, candidate_row: Tensor, batch: Batch | NextSteps) -> Tensor:
+        """Scores of the candidates [K] from the queries of the steps [S, h] and the keys of roads [n, h]."""
+        _, k_distance, k_angle = self.k_proj.weight.split(q.shape[1], dim=1)
+        hidden = q.index_select(0, batch.step_of_candidate) + road_key.index_select(0, candidate_row)
+        hidden = hidden + batch.metric_distance.unsqueeze(1) * (k_distance @ self.metric_distance_proj.weight).T
+        hidden = hidden + batch.metric_angle.unsqueeze(1) * (k_angle @ self.metric_angle_proj.weight).T
         return self.v_proj(hidden.tanh()).squeeze(1)
 
-    def _time_parts(self, trajectory: Tensor, road: Tensor) -> tuple[Tensor, Tensor]:
-        """The time head's summand of each step [S] and of each road [n]."""
-        of_step, of_road = self.time_estimator_linear_3.weight.split(TIME_WIDTH, dim=1)
-        bias = self.time_estimator_linear_3.bias
-        step = F.linear(F.gelu(self.time_estimator_linear_1(trajectory)), of_step, bias)
-        return step.squeeze(1), F.linear(F.gelu(self.time_estimator_linear_2(road)), of_road).squeeze(1)
+    def step_time(self, trajectory: Tensor) -> Tensor:
+        """The time head's summand of each step: [S, 2h] -> [S]."""
+        weight = self.time_estimator_linear_3.weight[:, :TIME_WIDTH]
+        hidden = F.gelu(self.time_estimator_linear_1(trajectory))
+        return F.linear(hidden, weight, self.time_estimator_linear_3.bias).squeeze(1)
+
+    def road_time(self, road: Tensor) -> Tensor:
+        """The time head's summand of each road: [n, h] -> [n]."""
+        weight = self.time_estimator_linear_3.weight[:, TIME_WIDTH:]
+        return F.linear(F.gelu(self.time_estimator_linear_2(road)), weight).squeeze(1)

@@ -114,10 +114,17 @@ class TrajectoryEncoder(nn.Module):
 
     def forward(self, road_embedding: Tensor, zone_embedding: Tensor, batch: Batch) -> Tensor:
         """Embeddings of the roads and zones of the steps, [S, hidden_dim] each -> [S, 2 * hidden_dim]."""
-        gate = torch.sigmoid(self.road_zone_fusion_mlp(torch.cat([road_embedding, zone_embedding], dim=-1)))
-        spatial = road_embedding + gate * zone_embedding
-        temporal = self.temporal_encoder(batch.temporal_info)
-        x = self.transformer["drop"](torch.cat([spatial, temporal.to(spatial.dtype)], dim=-1))
+        x = self.embed(self.fuse(road_embedding, zone_embedding), batch.temporal_info)
         for block in self.transformer["h"]:
             x = block(x, batch.groups)
         return x
+
+    def fuse(self, road_embedding: Tensor, zone_embedding: Tensor) -> Tensor:
+        """Embeddings of roads and of their zones -> the spatial half of a step; all [n, hidden_dim]."""
+        gate = torch.sigmoid(self.road_zone_fusion_mlp(torch.cat([road_embedding, zone_embedding], dim=-1)))
+        return road_embedding + gate * zone_embedding
+
+    def embed(self, spatial: Tensor, temporal_info: Tensor) -> Tensor:
+        """Spatial halves [S, hidden_dim] and times of day [S] -> what the first block reads, [S, 2 * hidden_dim]."""
+        temporal = self.temporal_encoder(temporal_info)
+        return self.transformer["drop"](torch.cat([spatial, temporal.to(spatial.dtype)], dim=-1))
