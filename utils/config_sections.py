@@ -74,6 +74,12 @@ class DataConfig:
         "and names its file and line; `skip` leaves out trips of both kinds and logs how many.",
         choices=("error", "skip"),
     )
+    status: str = setting(
+        "reached",
+        "Which trips of a file that `tools/generate.py` wrote are read (its column `status`): those that `reached` "
+        "their destination, the others being left out and counted; or `all`.",
+        choices=("reached", "all"),
+    )
 
 
 @dataclass(frozen=True)

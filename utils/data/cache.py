@@ -12,7 +12,7 @@ from loguru import logger
 from torch import Tensor
 
 from utils.data.road_network import RoadNetwork, read_road_network
-from utils.data.trips import Trips, parse_trips, usable_trips
+from utils.data.trips import REACHED, Trips, parse_trips, usable_trips
 from utils.errors import UserError
 from utils.files.atomic import is_writable, remove
 from utils.files.tensor_files import load_tensors, save_tensors
@@ -21,6 +21,7 @@ from utils.files.tensor_files import load_tensors, save_tensors
 NETWORK_VERSION = 2
 TRIPS_VERSION = 2
 FORMER_NAMES = {"next_rank": "label"}  # of fields, in caches that earlier versions wrote
+LATER_NAMES = ("is_missed",)  # which caches of earlier versions do not have, and for which the default is right
 
 
 def load_network(folder: Path) -> RoadNetwork:
@@ -39,7 +40,14 @@ def load_network(folder: Path) -> RoadNetwork:
     return network
 
 
-def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str, max_len: int | None = None) -> Trips:
+def load_trips(
+    folder: Path,
+    split: str,
+    network: RoadNetwork,
+    on_bad_trip: str,
+    max_len: int | None = None,
+    status: str = REACHED,
+) -> Trips:
     """Trips of a split, parsed once, then from the cache if it was made of the same file and relations.
 
     Raises:
@@ -56,7 +64,7 @@ def load_trips(folder: Path, split: str, network: RoadNetwork, on_bad_trip: str,
         trips = parse_trips(path, network)
         _check_unchanged(cache, key(), path)
         _write(trips, cache, split)
-    return usable_trips(trips, path, on_bad_trip, max_len)
+    return usable_trips(trips, path, on_bad_trip, max_len, status)
 
 
 def cache_folder(folder: Path) -> Path:
@@ -94,7 +102,11 @@ def _read(cache: Path, kind: type) -> Any:
     try:
         content = load_tensors(cache, mmap=True)
         content |= {new: content[old] for old, new in FORMER_NAMES.items() if old in content}
-        values = {field.name: content[field.name] for field in dataclasses.fields(kind)}
+        values = {
+            field.name: content[field.name]
+            for field in dataclasses.fields(kind)
+            if field.name in content or field.name not in LATER_NAMES
+        }
         return kind(**{name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()})
     except UserError as error:
         logger.warning(f"{error}; the cache is written again")

@@ -52,7 +52,9 @@ def without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bool = True) -> Iterator[Chunk]:
+def read_chunks(
+    path: Path, names: Sequence[str], rows: int = 20_000, strict: bool = True, optional: Sequence[str] = ()
+) -> Iterator[Chunk]:
     """The named columns of a CSV file, up to `rows` rows at a time.
 
     Args:
@@ -61,6 +63,7 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bo
         rows: rows in a chunk.
         strict: whether a row with another number of fields than the header is an error; otherwise it is
             left out and listed in the chunk.
+        optional: columns that come after those, empty where the file does not have them.
 
     Raises:
         UserError: the file cannot be read, is no CSV file or ends within a row, a column is missing, or a row is
@@ -74,7 +77,7 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bo
             reader = csv.reader(lines)
             header = [name.strip() for name in next(reader, [])]
             _check_header(header, names, path)
-            places = [header.index(name) for name in names]
+            places = [header.index(name) if name in header else None for name in (*names, *optional)]
             numbered = _numbered(reader, lines)
             while chunk_rows := list(itertools.islice(numbered, rows)):
                 unended = reader.line_num if lines.may_be_cut else 0
@@ -88,7 +91,7 @@ def read_chunks(path: Path, names: Sequence[str], rows: int = 20_000, strict: bo
                     raise UserError(f"{path}, line {malformed[0][0]}: {malformed[0][1]}")
                 good = [item for item in chunk_rows if len(item[2]) == len(header)]
                 yield Chunk(
-                    columns=tuple([row[place] for _, _, row in good] for place in places),
+                    columns=tuple([] if place is None else [row[place] for _, _, row in good] for place in places),
                     lines=[line for _, line, _ in good],
                     numbers=[number for number, _, _ in good],
                     malformed=malformed,

@@ -14,7 +14,7 @@ from models.batch import NetworkFeatures
 from utils.config import PROJECT, Config, load_config
 from utils.data.cache import cache_folder, load_network, load_trips
 from utils.data.road_network import RoadNetwork, describe_far_roads
-from utils.data.trips import Trips, read_trips
+from utils.data.trips import REACHED, Trips, read_trips
 from utils.data.zones import (
     ZONE_KEY,
     count_transitions,
@@ -46,14 +46,15 @@ class City:
     transitions: np.ndarray  # [Z, Z], counts of steps between zones that the features were made of
     on_bad_trip: str = "error"  # data.on_bad_trip
     max_len: int | None = None  # trajectory_encoder_config.max_len, steps of the longest trip that the model takes
+    status: str = REACHED  # data.status
 
     def trips(self, split: str) -> Trips:
         """The trips of `train`, `val` or `test`; parsed once, then from a cache beside the data."""
-        return load_trips(self.folder, split, self.network, self.on_bad_trip, self.max_len)
+        return load_trips(self.folder, split, self.network, self.on_bad_trip, self.max_len, self.status)
 
     def trips_of(self, path: Path) -> Trips:
         """The trips of any CSV file, by the rules that hold for the splits."""
-        return read_trips(path, self.network, self.on_bad_trip, self.max_len)
+        return read_trips(path, self.network, self.on_bad_trip, self.max_len, self.status)
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -105,7 +106,7 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
     }
     # Features of roads have the same names in both records.
     features = NetworkFeatures(**{item.name: torch.from_numpy(arrays[item.name]) for item in fields(NetworkFeatures)})
-    rules = config.data.on_bad_trip, config.trajectory_encoder_config.max_len
+    rules = config.data.on_bad_trip, config.trajectory_encoder_config.max_len, config.data.status
     return City(folder, network, features, transitions, *rules)
 
 
@@ -129,7 +130,7 @@ def _load_zones(folder: Path, network: RoadNetwork, config: Config) -> tuple[np.
         write_partition(partition_path, partition_roads(network, num_zones))
     road2zone = read_partition(partition_path, network.num_roads, num_zones)
     max_len = config.trajectory_encoder_config.max_len
-    train = load_trips(folder, "train", network, config.data.on_bad_trip, max_len)
+    train = load_trips(folder, "train", network, config.data.on_bad_trip, max_len, config.data.status)
     counts = count_transitions(road2zone, train)
     if matrix_path.exists() and not np.array_equal(read_transitions(matrix_path, road2zone, num_zones), counts):
         # Counts of another partition than the one just made mean nothing.

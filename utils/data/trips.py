@@ -18,6 +18,7 @@ from utils.runtime.progress import progress
 Ints = NDArray[np.int64]
 
 MAX_LEN_KEY = "trajectory_encoder_config.max_len"
+REACHED = "reached"  # what `status` is of a generated trip that ends at its destination
 TIME_WIDTH = len("2015-11-05T08:01:14Z")
 # ISO 8601 as it is met with: `T` or a blank, a fraction of a second, `Z`, an offset, or nothing.
 TIME = re.compile(
@@ -31,6 +32,10 @@ def _none() -> Ints:
     return np.empty(0, np.int64)
 
 
+def _no_flags() -> NDArray[np.bool_]:
+    return np.empty(0, np.bool_)
+
+
 @dataclass(frozen=True)
 class Trips:
     """Trips, packed one after the other. n trips, P positions (roads of all trips)."""
@@ -41,6 +46,7 @@ class Trips:
     label: NDArray[np.int32]  # [P], index of the next road among the candidates; 0 at a destination
     line: Ints = field(default_factory=_none)  # [n], of the file; empty for trips of no file
     number: Ints = field(default_factory=_none)  # [n], in the file, malformed ones counted, from 1
+    is_missed: NDArray[np.bool_] = field(default_factory=_no_flags)  # [n], generated, and not to its destination
     skipped: int = 0  # malformed trips that were left out
     first_skipped: tuple[int, str] | None = None  # line of the first of them, and what is wrong with it
 
@@ -59,6 +65,7 @@ class Trips:
             label=self.label[positions],
             line=self.line[keep],
             number=self.number[keep],
+            is_missed=self.is_missed[keep] if len(self.is_missed) else self.is_missed,
         )
 
 
@@ -84,11 +91,17 @@ def step_seconds(trips: Trips) -> np.ndarray:
     return trips.time_s[step + 1] - trips.time_s[step]
 
 
-class _BadTripError(Exception):
+class BadTripError(Exception):
     """What is wrong with one row."""
 
 
-def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error", max_len: int | None = None) -> Trips:
+def read_trips(
+    path: Path,
+    network: RoadNetwork,
+    on_bad_trip: str = "error",
+    max_len: int | None = None,
+    status: str = REACHED,
+) -> Trips:
     """Read a split file, or any CSV with `rid_list` and `time_list`.
 
     Args:
@@ -96,19 +109,31 @@ def read_trips(path: Path, network: RoadNetwork, on_bad_trip: str = "error", max
         network: the roads that the trips run on.
         on_bad_trip: "error" stops at the first bad trip; "skip" leaves bad trips out and says how many.
         max_len: roads before the destination, from which a trip is bad because the model cannot take it.
+        status: "reached" leaves out generated trips that end elsewhere than at their destination; "all" does not.
 
     Raises:
         UserError: a bad trip, by file and line; or no trips.
     """
-    return usable_trips(parse_trips(path, network), path, on_bad_trip, max_len)
+    return usable_trips(parse_trips(path, network), path, on_bad_trip, max_len, status)
 
 
-def usable_trips(trips: Trips, path: Path, on_bad_trip: str, max_len: int | None = None) -> Trips:
+def usable_trips(
+    trips: Trips, path: Path, on_bad_trip: str, max_len: int | None = None, status: str = REACHED
+) -> Trips:
     """The trips that `path` has for a model, from what `parse_trips` found in it; arguments as for `read_trips`.
 
     Raises:
         UserError: as `read_trips`.
     """
+    if status == REACHED and trips.is_missed.any():
+        missed = int(trips.is_missed.sum())
+        if missed == len(trips):
+            raise UserError(f"{path}: no trips but {missed} generated ones that do not reach their destination")
+        logger.warning(
+            f"{path}: left out {missed} generated trip{'s' * (missed > 1)} of {len(trips)}, which "
+            f"{'do' if missed > 1 else 'does'} not reach the destination (--set data.status=all takes all)"
+        )
+        trips = trips.select(~trips.is_missed)
     steps = np.diff(trips.offset) - 1
     too_long = steps > (max_len or np.inf)
     bad = [trips.first_skipped] if trips.first_skipped else []
@@ -145,15 +170,15 @@ def parse_trips(path: Path, network: RoadNetwork) -> Trips:
     skipped, first_skipped = 0, None
     bar = progress(None, f"reading {path.name}", None, "trips")
     with bar, without_garbage_collection():
-        for chunk in read_chunks(path, ("rid_list", "time_list"), strict=False):
+        for chunk in read_chunks(path, ("rid_list", "time_list"), strict=False, optional=["status"]):
             part, bad = _read_chunk(chunk, network)
             bad += chunk.malformed
             skipped += len(bad)
             first_skipped = first_skipped or min(bad, default=None)
             parts.append(part)
             bar.update(len(chunk.lines))
-    columns = zip(*parts, strict=True) if parts else [[_none()]] * 6
-    counts, road, time_s, label, line, number = (np.concatenate(column) for column in columns)
+    columns = zip(*parts, strict=True) if parts else [[_none()]] * 7
+    counts, road, time_s, label, line, number, is_missed = (np.concatenate(column) for column in columns)
     return Trips(
         offset=np.concatenate([[0], np.cumsum(counts)]),
         road_id=road.astype(np.int32),
@@ -161,13 +186,16 @@ def parse_trips(path: Path, network: RoadNetwork) -> Trips:
         label=label.astype(np.int32),
         line=line,
         number=number,
+        is_missed=is_missed.astype(bool),
         skipped=skipped,
         first_skipped=first_skipped,
     )
 
 
 def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], list[tuple[int, str]]]:
-    """Roads per trip, roads, times, ranks, lines and numbers of the good trips; line and reason of the bad ones."""
+    """Columns of the good trips: roads per trip, roads, times, labels, lines, numbers, whether they miss their
+    destination; and line and reason of the bad ones.
+    """
     rid_texts = [_strip_brackets(text) for text in chunk.columns[0]]
     time_texts = [_strip_brackets(text) for text in chunk.columns[1]]
     line, number = (np.array(values, dtype=np.int64) for values in (chunk.lines, chunk.numbers))
@@ -175,12 +203,12 @@ def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], l
     row = np.arange(len(line))  # of each trip that can be read
     try:
         counts, road, time_s = _parse_texts(rid_texts, time_texts)
-    except _BadTripError:
+    except BadTripError:
         good = []
         for i, texts in enumerate(zip(rid_texts, time_texts, strict=True)):
             try:
                 good.append((i, *_parse_row(*texts)))
-            except _BadTripError as error:
+            except BadTripError as error:
                 reasons[i] = str(error)
         row = np.array([i for i, *_ in good], dtype=np.int64)
         counts = np.array([len(roads) for _, roads, _ in good], dtype=np.int64)
@@ -195,7 +223,9 @@ def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], l
         row, counts = row[keep_trip], counts[keep_trip]
         road, time_s, label = road[keep], time_s[keep], label[keep]
     bad = [(int(line[i]), f"trip {number[i]}: {reason}{chunk.note(line[i])}") for i, reason in reasons.items()]
-    return (counts, road, time_s, label, line[row], number[row]), bad
+    status = chunk.columns[2]
+    is_missed = np.array([text.strip() not in ("", REACHED) for text in status], dtype=bool)
+    return (counts, road, time_s, label, line[row], number[row], is_missed[row] if status else _no_flags()), bad
 
 
 def _strip_brackets(text: str) -> str:
@@ -204,15 +234,15 @@ def _strip_brackets(text: str) -> str:
 
 
 def _parse_texts(rid_texts: Sequence[str], time_texts: Sequence[str]) -> tuple[Ints, Ints, Ints]:
-    """Counts, roads and times of many rows at once. `_BadTripError` when any row is not in the plain form."""
+    """Counts, roads and times of many rows at once. `BadTripError` when any row is not in the plain form."""
     counts = np.array([text.count(",") + 1 for text in rid_texts], dtype=np.int64)
     widths = np.array([len(text) + 1 for text in time_texts], dtype=np.int64)
     road = parse_integers(rid_texts)
     if road is None or not np.array_equal(widths, counts * (TIME_WIDTH + 1)):
-        raise _BadTripError
+        raise BadTripError
     times = parse_times(",".join(time_texts) + ",") if len(time_texts) else np.empty(0, np.int64)
     if times is None:
-        raise _BadTripError
+        raise BadTripError
     return counts, road, times
 
 
@@ -240,22 +270,22 @@ def parse_times(text: str) -> Ints | None:
 
 
 def _parse_row(rid_text: str, time_text: str) -> tuple[Ints, Ints]:
-    """Roads and times of one row; `_BadTripError` says what is wrong with it."""
+    """Roads and times of one row; `BadTripError` says what is wrong with it."""
     road = parse_integers([rid_text]) if rid_text else np.empty(0, np.int64)
     if road is None:
         item = next(item for item in rid_text.split(",") if parse_integers([item]) is None)
-        raise _BadTripError(f"rid_list: found {item.strip()!r}, expected road ids such as 1,2,3")
+        raise BadTripError(f"rid_list: found {item.strip()!r}, expected road ids such as 1,2,3")
     items = [item.strip(" \t\r\n'\"") for item in time_text.split(",")] if time_text else []  # lists may quote texts
     if len(items) != len(road):
-        raise _BadTripError(f"rid_list has {len(road)} entries and time_list {len(items)}, expected as many")
-    return road, _parse_moments(items)
+        raise BadTripError(f"rid_list has {len(road)} entries and time_list {len(items)}, expected as many")
+    return road, parse_moments(items)
 
 
-def _parse_moments(items: Sequence[str]) -> Ints:
+def parse_moments(items: Sequence[str]) -> Ints:
     """Times of one trip in any form of `TIME`, to the second before.
 
     An offset is dropped: time of day and weekend are those of the clock on the wall. (The `Z` of the public data
-    stands behind local times, too.) `_BadTripError` if the trip has several offsets, whose clocks differ.
+    stands behind local times, too.) `BadTripError` if the trip has several offsets, whose clocks differ.
     """
     plain, offsets = [], {}
     for item in items:
@@ -266,7 +296,7 @@ def _parse_moments(items: Sequence[str]) -> Ints:
         offsets.setdefault(_plain_offset(match["offset"]), item)
     if len(offsets) > 1:
         first, second, *_ = offsets.values()
-        raise _BadTripError(f"time_list: found {first!r} and {second!r}, expected one offset for all times of a trip")
+        raise BadTripError(f"time_list: found {first!r} and {second!r}, expected one offset for all times of a trip")
     times = parse_times("".join(plain))
     if times is None:
         raise _bad_time(next(item for item, text in zip(items, plain, strict=True) if parse_times(text) is None))
@@ -279,8 +309,8 @@ def _plain_offset(text: str | None) -> str:
     return "+0000" if digits == "-0000" else digits
 
 
-def _bad_time(item: str) -> _BadTripError:
-    return _BadTripError(f"time_list: found {item!r}, expected a time such as 2015-11-05T08:01:14Z")
+def _bad_time(item: str) -> BadTripError:
+    return BadTripError(f"time_list: found {item!r}, expected a time such as 2015-11-05T08:01:14Z")
 
 
 def _check_trips(counts: Ints, road: Ints, time_s: Ints, network: RoadNetwork) -> tuple[dict[int, str], Ints]:

@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import io
 import itertools
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from utils.errors import UserError
 from utils.files.disk_space import FULL, REMEDIES
@@ -56,6 +57,22 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
             _fsync_folder(path.parent)
         except OSError as error:
             raise WriteError(f"{path}: is written, but the disk does not confirm it ({error})") from None
+
+
+def atomic_write_text(path: Path, write: Callable[[TextIO], object]) -> None:
+    """`atomic_write` of a text, in UTF-8, with line ends as they are written.
+
+    Raises:
+        WriteError: as `atomic_write`.
+    """
+
+    def write_text(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
+        write(text)
+        text.flush()
+        text.detach()
+
+    atomic_write(path, write_text)
 
 
 def atomic_copy(source: Path, target: Path) -> None:
