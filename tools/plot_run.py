@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
 
 from models.hoser import HOSER
 from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
@@ -24,9 +23,13 @@ from utils.data.road_network import read_polylines
 from utils.data.trips import TimeStatistics
 from utils.errors import UserError
 from utils.files.atomic import atomic_write
-from utils.generation.rollout import greedy_trips
+from utils.generation.map_plot import TripPair
+from utils.generation.paths import PathModel
+from utils.generation.queries import queries_of
+from utils.generation.reachability import Reachability
+from utils.generation.walk import WalkRule, walk_trips
 from utils.tracking.run import check_run_name, curves_folder
-from utils.tracking.run_plot import Example, plot_run, read_validation_curves
+from utils.tracking.run_plot import plot_run, read_validation_curves
 from utils.training.weights import load_model
 
 MAX_TRIPS = 200  # that are generated to see how many arrive
@@ -64,26 +67,26 @@ def main() -> None:
     print(f"{args.output}: {trip.title}".replace("\n", "; "))
 
 
-def generate_example(model: HOSER, city: City) -> Example:
+def generate_example(model: HOSER, city: City) -> TripPair:
     """The test trip of median length, and how many of the test trips arrive when they are generated."""
     test, statistics = city.trips("test"), TimeStatistics.from_trips(city.trips("train"))
     lengths = np.diff(test.offset)
     chosen = int(np.flatnonzero(lengths == np.sort(lengths)[(len(lengths) - 1) // 2])[0])
     number = min(len(test), MAX_TRIPS)
     tried = list(dict.fromkeys([*range(number), chosen]))
-    real = [test.road_id[test.offset[i] : test.offset[i + 1]].tolist() for i in tried]
-    queries = [(roads[0], int(test.time_s[test.offset[i]]), roads[-1]) for i, roads in zip(tried, real, strict=True)]
-    with torch.no_grad():
-        embeddings = model.embed_network()
-    made = greedy_trips(model, embeddings, city.network, statistics, queries, [2 * len(roads) for roads in real])
-    arrive = sum(made[i][0][-1] == real[i][-1] for i in range(number))
+    every = queries_of(test)
+    queries, max_steps = [every[i] for i in tried], [2 * int(lengths[i]) - 1 for i in tried]
+    paths, reachability = PathModel(model, city.network, statistics), Reachability(city.network)
+    walked = walk_trips(paths, reachability, queries, WalkRule(), max_steps, slots=number)
+    made = {tried[place]: trip for place, [trip] in walked}
+    arrive = sum(made[i].status == "reached" for i in range(number))
     of = "test trips" if number == len(test) else f"the first {number} test trips"
-    place = tried.index(chosen)
+    real = test.road_id[test.offset[chosen] : test.offset[chosen + 1]].tolist()
     title = (
-        f"test trip {chosen + 1}, the first of median length ({len(real[place])} roads)\n"
+        f"test trip {chosen + 1}, the first of median length ({len(real)} roads)\n"
         f"{arrive / number:.0%} of {of} arrive ({arrive} of {number})"
     )
-    return Example(real[place], made[place][0], title)
+    return TripPair(made[chosen].road, real, real[-1], title)
 
 
 if __name__ == "__main__":

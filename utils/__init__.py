@@ -28,7 +28,6 @@ FORMER_NAMES = {
     "file_kinds": "files.file_kinds",
     "objective": "training.losses",
     "processes": "runtime.distributed",
-    "rollout": "generation.rollout",
     "tables": "data.csv_reader",
     "teacher": "distillation.teacher_scores",
     "teacher_cache": "distillation.score_cache",

@@ -11,7 +11,7 @@ from itertools import cycle
 import pytest
 from faults.campaign import Campaign, Tally
 from faults.injector import Fault
-from faults.programs import PROGRAMS
+from faults.programs import PROGRAMS, TRAININGS
 
 Choose = Callable[..., list[int]]
 Report = Callable[[Tally], None]
@@ -19,7 +19,7 @@ Report = Callable[[Tally], None]
 MANY_OF_A_SEARCH = 12  # times the number of parts: a search makes hundreds of writes that are all alike
 
 programs = pytest.mark.parametrize("program", PROGRAMS, ids=str)
-trainings = pytest.mark.parametrize("program", PROGRAMS[:-1], ids=str)
+trainings = pytest.mark.parametrize("program", TRAININGS, ids=str)
 
 
 def events_of(campaign: Campaign, *kinds: str) -> list[int]:

@@ -12,7 +12,9 @@ from models.hoser import HOSER
 from utils.config import load_config
 from utils.data.dataset import load_city
 from utils.data.trips import TimeStatistics
-from utils.generation.rollout import greedy_trips
+from utils.generation.paths import PathModel, Query
+from utils.generation.reachability import Reachability
+from utils.generation.walk import WalkRule, walk_trips
 from utils.training.weights import load_model
 
 
@@ -102,10 +104,12 @@ def test_the_trip_is_the_first_of_median_length_whether_it_arrives_or_not(
     assert example.real == test.road_id[test.offset[chosen] : test.offset[chosen + 1]].tolist()
     real = [test.road_id[a:b].tolist() for a, b in itertools.pairwise(test.offset)]
     statistics = TimeStatistics.from_trips(city.trips("train"))
+    paths, reachability = PathModel(model, city.network, statistics), Reachability(city.network)
     arrive = 0
     for i, roads in enumerate(real):  # one by one
-        query = [(roads[0], int(test.time_s[test.offset[i]]), roads[-1])]
-        [(made, times)] = greedy_trips(model, model.embed_network(), city.network, statistics, query, [2 * len(roads)])
+        query = [Query(roads[0], roads[-1], int(test.time_s[test.offset[i]]), i)]
+        [(_, [trip])] = walk_trips(paths, reachability, query, WalkRule(), [2 * len(roads) - 1], slots=1)
+        made, times = trip.road, trip.time_s
         arrive += made[-1] == roads[-1]
         assert len(made) == len(times) <= max(2 * len(roads), 2)
         assert all(b >= a for a, b in itertools.pairwise(times))
@@ -121,14 +125,15 @@ def test_measures_have_frames_of_their_own_epochs_are_whole_and_roads_follow_the
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from utils.data.road_network import read_polylines
-    from utils.tracking.run_plot import Example, plot_run, plt, read_validation_curves
+    from utils.generation.map_plot import TripPair
+    from utils.tracking.run_plot import plot_run, plt, read_validation_curves
 
     monkeypatch.chdir(trained)
     figures = []
     monkeypatch.setattr(plt, "close", figures.append)
     curves = read_validation_curves(Path("tensorboard_log/Mini/seed0"))
     points, offset = read_polylines(Path("data/Mini"))
-    example = Example([0, 1], [0, 2], "title")
+    example = TripPair(made=[0, 2], real=[0, 1], destination=1, title="title")
     plot_run(curves, points, offset, example, "run")
     [figure] = figures
     first, second, world = figure.axes

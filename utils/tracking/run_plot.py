@@ -1,7 +1,6 @@
 """Pictures of runs."""
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -10,28 +9,14 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils.errors import UserError
+from utils.generation.map_plot import TripPair, draw_trip
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 Curves = dict[str, tuple[list[int], list[float]]]  # tag -> steps, values
 MEASURES = {"val_next_step_acc": "next-road accuracy", "val_time_pred_mape": "time MAPE of log1p(s)"}
-
-
-@dataclass(frozen=True)
-class Example:
-    """A test trip, and what the model makes of its origin, start time and destination."""
-
-    real: list[int]  # road ids
-    made: list[int]
-    title: str
-
-    @property
-    def arrives(self) -> bool:
-        return self.made[-1] == self.real[-1]
 
 
 def read_scalars(folder: Path) -> Curves:
@@ -69,7 +54,7 @@ def _runs_beside(folder: Path) -> list[str]:
 
 
 def plot_run(
-    curves: Curves, points: NDArray[np.float64], offset: NDArray[np.int64], trip: Example, title: str
+    curves: Curves, points: NDArray[np.float64], offset: NDArray[np.int64], trip: TripPair, title: str
 ) -> bytes:
     """Validation curves, and a real and a generated trip on the map, as a PNG file.
 
@@ -95,39 +80,10 @@ def plot_run(
     upper.tick_params(labelbottom=False)
     lower.set_xlabel("epoch")
     lines = np.split(points, offset[1:-1])
-    _draw_trips(figure.add_subplot(grid[:, 1]), lines, trip)
+    world = figure.add_subplot(grid[:, 1])
+    draw_trip(world, lines, trip)
+    world.legend(loc="best", fontsize=8)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     plt.close(figure)
     return file.getvalue()
-
-
-def _draw_trips(axes: Axes, lines: list[NDArray[np.float64]], trip: Example) -> None:
-    axes.add_collection(LineCollection(lines, colors="0.85", linewidths=0.6))
-    end = "arrives" if trip.arrives else "does not arrive"
-    for roads, color, width, label in (
-        (trip.real, "tab:green", 5.0, f"real, {len(trip.real)} roads"),
-        (trip.made, "tab:red", 1.5, f"generated, {len(trip.made)} roads, {end}"),
-    ):
-        alpha = 0.45 if width > 2 else 1.0
-        axes.add_collection(
-            LineCollection([lines[road] for road in roads], colors=color, linewidths=width, alpha=alpha, label=label)
-        )
-    axes.plot(*lines[trip.real[0]][0], "ko", markersize=7, label="origin")
-    axes.plot(*lines[trip.real[-1]][-1], "k*", markersize=13, label="destination")
-    axes.set_title(trip.title, fontsize=10)
-    axes.set(xticks=[], yticks=[])
-    axes.autoscale_view()
-    _zoom(axes, np.concatenate([lines[road] for road in (*trip.real, *trip.made)]))
-    axes.legend(loc="best", fontsize=8)
-
-
-def _zoom(axes: Axes, points: NDArray[np.float64]) -> None:
-    """Show the trips and their surroundings, with equal scales in both directions."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    shrink = np.cos(np.radians((low[1] + high[1]) / 2))  # of a degree of longitude
-    half = 0.65 * max((high[0] - low[0]) * shrink, high[1] - low[1], 1e-4)
-    middle = (low + high) / 2
-    axes.set_aspect(1 / shrink)
-    axes.set_xlim(middle[0] - half / shrink, middle[0] + half / shrink)
-    axes.set_ylim(middle[1] - half, middle[1] + half)

@@ -1,0 +1,277 @@
+"""Paths from an origin towards a destination, and what a trained model says about the road after each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.batch import NextSteps, PathGroup
+from models.hoser import HOSER
+from models.incremental import IncrementalHOSER
+from models.ragged import ragged_arange, segment_softmax
+from utils.data.features import (
+    RoadTables,
+    center_distance_m,
+    clipped_interval,
+    clipped_km,
+    is_weekend,
+    metric_angle,
+    metric_distance,
+    temporal_info,
+)
+from utils.data.road_network import RoadNetwork
+from utils.data.trips import TimeStatistics
+from utils.training.engine import check_predictions
+
+FIRST_SLOTS = 4096
+# Paths padded together have at least this share of the longest one's roads; but so many paths are worth a group.
+GROUP_RATIO, GROUP_SIZE = 0.6, 64
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a trip is generated for."""
+
+    origin: int  # road
+    destination: int  # road
+    start_s: int  # when the origin is entered, seconds since 1970
+    row: int  # of the source that it is from, from 0
+
+
+class Node(float):
+    """A path, as its last road and the node before; as a number, minus its log-probability.
+
+    Nodes compare by this number alone, as the published search compares them: of equal ones, the heap's own order
+    decides. (A subclass of float compares as fast as a float.)
+    """
+
+    __slots__ = ("before", "distance_m", "log_time", "next", "road", "slot", "time_s")
+
+    before: "Node | None"
+    road: int
+    time_s: int  # when it is entered, seconds since 1970
+    log_time: float  # log1p(seconds) on the road before, as predicted
+    distance_m: float  # from the centre of the road to that of the destination
+    slot: int  # of its keys and values; -1: not yet
+    next: "Next | None"  # what the model says about the road after it
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A generated trip."""
+
+    road: list[int]
+    time_s: list[int]  # when each road is entered
+    log_time: list[float]  # of each road but the last, log1p(seconds) on it as predicted
+    log_prob: float
+    status: str  # reached; or what it ends with elsewhere: limit, dead_end, unreachable
+    expansions: int  # paths that were extended until it was found
+
+    @staticmethod
+    def from_node(node: "Node", status: str, expansions: int) -> "Trip":
+        """The path of a node."""
+        nodes: list[Node] = []
+        log_prob, before = -node, node
+        while before is not None:
+            nodes.append(before)
+            before = before.before
+        nodes.reverse()
+        return Trip(
+            road=[node.road for node in nodes],
+            time_s=[node.time_s for node in nodes],
+            log_time=[node.log_time for node in nodes[1:]],
+            log_prob=log_prob + 0.0,  # not -0
+            status=status,
+            expansions=expansions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The candidates after a path, in the order of roadmap.rel; n candidates each."""
+
+    road: list[int]
+    logit: list[float]
+    log_prob: list[float]  # of the whole path with the candidate, float32
+    time_s: list[int]  # when it is entered
+    log_time: list[float]  # log1p(seconds) on the path's last road, as predicted
+    distance_m: list[float]  # from its centre to that of the destination
+
+    def node(self, i: int, before: Node) -> Node:
+        """The path with candidate i."""
+        node = Node(-self.log_prob[i])
+        node.before, node.road, node.time_s = before, self.road[i], self.time_s[i]
+        node.log_time, node.distance_m = self.log_time[i], self.distance_m[i]
+        node.slot, node.next = -1, None
+        return node
+
+
+class PathModel:
+    """A trained model that says for many paths at once which road comes next, and when.
+
+    Each path that it has been asked about holds a slot until it is released.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: HOSER, network: RoadNetwork, statistics: TimeStatistics):
+        """Embed the network.
+
+        Args:
+            model: on its device.
+            network: the roads.
+            statistics: of train.csv.
+        """
+        model.eval()
+        self._model = IncrementalHOSER(model, model.embed_network())
+        self.device = model.road2zone.device
+        self._tables = RoadTables.from_network(network).to(self.device)
+        self.statistics = statistics
+        self._first = network.reach_ptr.tolist()
+        self._roads = network.reach_road.tolist()
+        self._free: list[int] = []
+        self._depth = np.zeros(0, dtype=np.int64)  # of each slot, roads of its path
+        self._ancestors = torch.empty(0, 64, dtype=torch.int32, device=self.device)  # [slots, T], of each slot's path
+        self._road = torch.empty(0, dtype=torch.int64, device=self.device)  # [slots]
+        self._minute = torch.empty(0, device=self.device)  # [slots], of the day
+
+    @property
+    def slot_bytes(self) -> int:
+        """Memory of a path."""
+        return self._model.slot_bytes
+
+    def degree(self, road: int) -> int:
+        """How many roads can be reached from a road."""
+        return self._first[road + 1] - self._first[road]
+
+    def start(self, query: Query) -> Node:
+        """The path of the origin alone."""
+        node = Node(0.0)
+        node.before, node.road, node.time_s, node.log_time = None, query.origin, query.start_s, 0.0
+        ends = (torch.tensor([road], device=self.device) for road in (query.origin, query.destination))
+        node.distance_m = center_distance_m(self._tables, *ends).item()
+        node.slot, node.next = -1, None
+        return node
+
+    def release(self, slots: list[int]) -> None:
+        """Give slots back: no path through them is asked about any more."""
+        self._free += slots
+
+    @torch.no_grad()
+    def extend(self, nodes: Sequence[Node], queries: Sequence[Query]) -> None:
+        """Set `next` of each node, whose road has candidates and whose `before` has a slot; `queries` are theirs."""
+        order = sorted(range(len(nodes)), key=lambda i: -self._depth_of(nodes[i]))
+        nodes, queries = [nodes[i] for i in order], [queries[i] for i in order]
+        depth = np.array([self._depth_of(node) for node in nodes])
+        slots = self._take_slots(len(nodes))
+        for node, slot in zip(nodes, slots, strict=True):
+            node.slot = slot
+        self._depth[slots] = depth + 1
+        steps, relation_count, distance_m = self._steps(nodes, queries, depth)
+        prediction = self._model(steps)
+        check_predictions(bool(prediction.logits.isfinite().all()), "generating")
+        self._store(nodes, relation_count, prediction, steps, distance_m)
+
+    def _depth_of(self, node: Node) -> int:
+        """Roads before the node's own."""
+        return 0 if node.before is None else int(self._depth[node.before.slot])
+
+    def _take_slots(self, number: int) -> list[int]:
+        if len(self._free) < number:
+            old = self._model.slots
+            new = max(FIRST_SLOTS, old + old // 2, old + number)
+            self._model.reserve(new)
+            self._depth = np.resize(self._depth, new)
+            self._ancestors, self._road, self._minute = (
+                torch.cat([kept, kept.new_zeros(new - old, *kept.shape[1:])])
+                for kept in (self._ancestors, self._road, self._minute)
+            )
+            self._free += range(new - 1, old - 1, -1)
+        taken = self._free[-number:]
+        del self._free[-number:]
+        return taken
+
+    def _steps(self, nodes: list[Node], queries: list[Query], depth: np.ndarray) -> tuple[NextSteps, list[int], Tensor]:
+        """What the model reads; the number of candidates of each step; and their distances to the destination [K]."""
+        columns = np.array(
+            [
+                (
+                    node.slot,
+                    node.slot if node.before is None else node.before.slot,
+                    node.road,
+                    q.destination,
+                    node.time_s,
+                    q.start_s,
+                )
+                for node, q in zip(nodes, queries, strict=True)
+            ],
+            dtype=np.int64,
+        )
+        time_of_day = torch.from_numpy(temporal_info(columns[:, 4], is_weekend(columns[:, 5]))).to(self.device)
+        slot, before, road, destination = torch.from_numpy(columns[:, :4]).to(self.device).T.contiguous()
+        host_degree = [self.degree(node.road) for node in nodes]
+        degree = torch.tensor(host_degree, device=self.device)
+        step, index = ragged_arange(degree, sum(host_degree))
+        relation = self._tables.reach_ptr[road][step] + index
+        candidate = self._tables.reach_road[relation]
+        distance_m = center_distance_m(self._tables, candidate, destination[step])
+        steps = NextSteps(
+            slot=slot,
+            road_id=road,
+            destination_road_id=destination,
+            temporal_info=time_of_day,
+            candidate_road_id=candidate,
+            step_of_candidate=step,
+            metric_distance=metric_distance(distance_m, step, len(nodes)),
+            metric_angle=metric_angle(self._tables, road, destination, relation, step),
+            groups=tuple(self._groups(slot, before, road, time_of_day * 1440.0, depth)),
+        )
+        return steps, host_degree, distance_m
+
+    def _groups(self, slot: Tensor, before: Tensor, road: Tensor, minute: Tensor, depth: np.ndarray):
+        """Write down the paths to the new slots, and cut these (longest first) into runs of similar length."""
+        if depth[0] >= self._ancestors.shape[1]:
+            self._ancestors = torch.cat([self._ancestors, torch.zeros_like(self._ancestors)], dim=1)
+        self._road[slot], self._minute[slot] = road, minute
+        self._ancestors[slot] = self._ancestors.index_select(0, before)
+        place = torch.from_numpy(depth).to(self.device)
+        self._ancestors[slot, place] = slot.int()
+        first = 0
+        while first < len(depth):
+            longest = int(depth[first]) + 1
+            last = int(np.searchsorted(-depth, -(GROUP_RATIO * longest - 1), side="right"))
+            last = min(max(last, first + GROUP_SIZE), len(depth))
+            own = slot[first:last]
+            path = self._ancestors[own, :longest].long()
+            past_end = torch.arange(longest, device=self.device) > place[first:last, None]
+            path = torch.where(past_end, own.unsqueeze(1), path)
+            chord = self._tables.center_m[self._road[path]] - self._tables.center_m[road[first:last]].unsqueeze(1)
+            yield PathGroup(
+                slot=path,
+                is_past_end=past_end,
+                distance=clipped_km(chord.square().sum(-1).sqrt()),
+                time_interval=clipped_interval(self._minute[path] - minute[first:last, None]),
+            )
+            first = last
+
+    def _store(self, nodes, degrees: list[int], prediction, steps: NextSteps, distance_m: Tensor) -> None:
+        """Set `next` of each node."""
+        probability = segment_softmax(prediction.logits, steps.step_of_candidate, len(nodes))
+        so_far = torch.tensor([-node for node in nodes], dtype=torch.float32, device=self.device)
+        log_prob = (probability.log() + so_far.index_select(0, steps.step_of_candidate)).tolist()
+        log_time = prediction.time_pred.double() * self.statistics.std + self.statistics.mean
+        seconds = log_time.expm1().clamp(min=0.0).round().long().tolist()
+        logits, log_times, distances = (values.tolist() for values in (prediction.logits, log_time, distance_m))
+        begin = 0
+        for node, degree in zip(nodes, degrees, strict=True):
+            end, first = begin + degree, self._first[node.road]
+            node.next = Next(
+                road=self._roads[first : first + degree],
+                logit=logits[begin:end],
+                log_prob=log_prob[begin:end],
+                time_s=[node.time_s + s for s in seconds[begin:end]],
+                log_time=log_times[begin:end],
+                distance_m=distances[begin:end],
+            )
+            begin = end

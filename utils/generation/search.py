@@ -1,0 +1,166 @@
+"""Best-first search for trips, many queries at once: the published search, and an exact one.
+
+The published search is Dijkstra's algorithm on costs that depend on the whole path before, so it nearly always finds
+the most probable path, never certainly. Nodes are roads; a road is settled when it is popped, with the path that it is
+popped with. For k trips, a road is settled up to k times (with k = 1 that is the published search). The exact search
+settles nothing: every path towards the destination may be extended, and the i-th pop of the destination is the i-th
+most probable path.
+"""
+
+import bisect
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.generation.paths import Node, PathModel, Query, Trip
+from utils.generation.reachability import Reachability
+
+MAX_AHEAD = 16  # paths of one query that the model is asked about at once
+
+
+@dataclass(frozen=True)
+class SearchRule:
+    """Which search, and how long."""
+
+    k: int = 1  # trips of each query
+    is_exact: bool = False
+    max_expansions: int = 5000  # of each query; 0: no limit
+
+
+@dataclass
+class _Search:
+    """The search for one query."""
+
+    query: Query
+    rule: SearchRule
+    heap: list[Node]
+    leads: Callable[[list[int]], NDArray[np.bool_]]  # whether the destination can be reached from roads
+    expansions: int = 0
+    found: list[Trip] = field(default_factory=list)
+    settled: dict[int, int] = field(default_factory=dict)  # road -> how often
+    pushed: dict[int, list[float]] = field(default_factory=dict)  # road -> its k best log-probabilities, ascending
+    fallback: Node | None = None  # nearest to the destination
+    slots: list[int] = field(default_factory=list)
+    waiting: Node | None = None  # popped, and the model has not been asked about it
+
+    def __post_init__(self) -> None:
+        self.pushed[self.query.origin] = [0.0]
+
+    def advance(self, degree: Callable[[int], int]) -> bool:
+        """Pop and extend paths until the model must be asked about one (`waiting`; False) or the end (True)."""
+        limit = self.rule.max_expansions or float("inf")
+        while True:
+            node, self.waiting = self.waiting, None
+            if node is None:
+                if not self.heap or self.expansions >= limit:
+                    return True
+                node = heapq.heappop(self.heap)
+                if not self._settle(node):
+                    continue
+                if node.road == self.query.destination:
+                    self.found.append(Trip.from_node(node, "reached", self.expansions))
+                    if len(self.found) == self.rule.k:
+                        return True
+                    continue
+                if self.fallback is None or node.distance_m < self.fallback.distance_m:
+                    self.fallback = node
+                if not degree(node.road):
+                    continue
+            if node.next is None:
+                self.waiting = node
+                return False
+            self._extend(node)
+
+    def _settle(self, node: Node) -> bool:
+        """Whether a popped path counts."""
+        if self.rule.is_exact:
+            return True
+        times = self.settled.get(node.road, 0)
+        self.settled[node.road] = times + 1
+        return times < self.rule.k
+
+    def _extend(self, node: Node) -> None:
+        after, node.next = node.next, None
+        if self.rule.is_exact:  # where nothing is settled, roads in a circle without a way out would be taken for ever
+            chosen = np.flatnonzero(self.leads(after.road)).tolist()
+        else:
+            chosen = [i for i, road in enumerate(after.road) if self._is_better(road, after.log_prob[i])]
+        for i in chosen:
+            heapq.heappush(self.heap, after.node(i, node))
+        self.expansions += 1
+
+    def _is_better(self, road: int, log_prob: float) -> bool:
+        """Whether a path to a road is among the k best so far."""
+        best = self.pushed.get(road)
+        if best is None:
+            self.pushed[road] = [log_prob]
+            return True
+        if len(best) < self.rule.k:
+            bisect.insort(best, log_prob)
+            return True
+        if log_prob > best[0]:
+            best[0] = log_prob
+            best.sort()
+            return True
+        return False
+
+    def ahead(self, number: int, degree: Callable[[int], int]) -> Iterator[Node]:
+        """Paths that will probably be popped next: those first in the heap.
+
+        What the model says about a path depends on nothing else, so it may be asked before; only if the path is
+        popped does that count.
+        """
+        for node in self.heap[:number]:
+            is_settled = not self.rule.is_exact and self.settled.get(node.road, 0) >= self.rule.k
+            if node.slot < 0 and not is_settled and degree(node.road) and node.road != self.query.destination:
+                yield node
+
+    def trips(self) -> list[Trip]:
+        """Those that were found; or the path that came nearest to the destination."""
+        return self.found or [Trip.from_node(self.fallback, "limit", self.expansions)]
+
+
+def search_trips(
+    paths: PathModel, reachability: Reachability, queries: Sequence[Query], rule: SearchRule, slots: int
+) -> Iterator[tuple[int, list[Trip]]]:
+    """Search for all queries, `slots` at a time; yields the place of each and its trips as it ends.
+
+    Queries that are far from their destination come first: they take the longest, and are not left over at the end.
+
+    Args:
+        paths: what the model says.
+        reachability: of the road network.
+        queries: from where to where; the destinations can be reached.
+        rule: which search.
+        slots: queries that are searched for at once.
+    """
+    starts = [paths.start(query) for query in queries]
+    todo = sorted(range(len(queries)), key=lambda i: starts[i].distance_m)
+    active: dict[int, _Search] = {}
+    while todo or active:
+        while todo and len(active) < slots:
+            place = todo.pop()
+            leads = reachability.to(queries[place].destination)
+            active[place] = _Search(queries[place], rule, [starts[place]], leads)
+        ended = [place for place, search in active.items() if search.advance(paths.degree)]
+        for place in ended:
+            search = active.pop(place)
+            paths.release(search.slots)
+            yield place, search.trips()
+        _ask(paths, list(active.values()), slots)
+
+
+def _ask(paths: PathModel, searches: list[_Search], slots: int) -> None:
+    """Ask the model about the path that each search waits for; and about paths ahead where slots are idle."""
+    if not searches:
+        return
+    asked = [(search.waiting, search) for search in searches]
+    ahead = min(slots // len(searches), MAX_AHEAD) - 1
+    if ahead > 0:
+        asked += [(node, search) for search in searches for node in search.ahead(ahead, paths.degree)]
+    paths.extend([node for node, _ in asked], [search.query for _, search in asked])
+    for node, search in asked:
+        search.slots.append(node.slot)
