@@ -1,6 +1,7 @@
 """Measure training on a data set: loading, the parts of a step, evaluation, and the machine itself.
 
 uv run python tools/benchmark.py --dataset Demo
+uv run python tools/benchmark.py --dataset Demo --generation save/Demo/seed42/best.pth
 uv run python tools/benchmark.py --scale 1200000 100000 --batch_size 64
 """
 
@@ -8,9 +9,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from models.hoser import HOSER
+from utils.benchmark.generation import format_generation, measure_generation
 from utils.benchmark.scaling import format_growth, measure_growth
 from utils.benchmark.steps import Figures, format_figures, measure
 from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
@@ -18,6 +22,7 @@ from utils.config import load_config
 from utils.data.dataset import find_folder, load_city
 from utils.files.atomic import atomic_write
 from utils.runtime.device import choose_device
+from utils.training.weights import load_model
 
 
 def main() -> None:
@@ -36,11 +41,22 @@ def main() -> None:
         metavar=("ROADS", "TRIPS"),
         help="instead of a data set, five synthetic cities up to this size, on the CPU: how time and memory grow",
     )
+    parser.add_argument(
+        "--generation",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="instead of training, the generation of trips with this model",
+    )
     args = parser.parse_args()
+    if args.generation and args.scale:
+        parser.error("--generation needs --dataset NAME, not --scale")
     if (args.dataset is None) == (args.scale is None):
         parser.error("expected either --dataset NAME or --scale ROADS TRIPS")
     size = [f"optimizer_config.batch_size={args.batch_size}"] if args.batch_size is not None else []
-    figures = measure_scale(args, size) if args.scale else measure_dataset(args, size)
+    if args.scale:
+        figures = measure_scale(args, size)
+    else:
+        figures = measure_trips(args, size) if args.generation else measure_dataset(args, size)
     if args.json:
         text = json.dumps(figures, indent=2) + "\n"
         atomic_write(args.json, lambda file: file.write(text.encode()))
@@ -55,6 +71,20 @@ def measure_dataset(args: argparse.Namespace, size: list[str]) -> Figures:
     city = load_city(args.dataset, config, args.data_dir)
     figures = measure(args.dataset, config, city, device, max(args.steps, 1), args.profile)
     print(format_figures(figures))
+    return figures
+
+
+def measure_trips(args: argparse.Namespace, size: list[str]) -> dict[str, Any]:
+    """The generation of trips on one data set."""
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, [*args.overrides, *size])
+    warn_of_unread(args.overrides, ONE_READER)
+    device = choose_device(args.cuda)
+    city = load_city(args.dataset, config, args.data_dir)
+    model = HOSER(config, city.features)
+    load_model(model, args.generation)
+    figures = measure_generation(city, model.to(device), device, config.trajectory_encoder_config.max_len)
+    print(format_generation(figures))
     return figures
 
 
