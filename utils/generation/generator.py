@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from utils.data.csv_reader import without_garbage_collection
 from utils.data.road_network import RoadNetwork
 from utils.generation.paths import PathModel, Query, Trip
 from utils.generation.reachability import Reachability
@@ -61,11 +62,12 @@ class TripGenerator:
                 yield place, [Trip.from_node(self._paths.start(query), "unreachable", 0)]
         places = [place for place in range(len(queries)) if not hopeless[place]]
         chosen = [queries[place] for place in places]
-        for i, trips in self._reached(chosen):
-            if self._residuals is not None:
-                seed = self._options.seed
-                trips = [self._residuals.draw(trip, chosen[i], rank, seed) for rank, trip in enumerate(trips)]
-            yield places[i], trips
+        with without_garbage_collection():
+            for i, trips in self._reached(chosen):
+                if self._residuals is not None:
+                    seed = self._options.seed
+                    trips = [self._residuals.draw(trip, chosen[i], rank, seed) for rank, trip in enumerate(trips)]
+                yield places[i], trips
 
     def _reached(self, queries: Sequence[Query]) -> Iterator[tuple[int, list[Trip]]]:
         options = self._options

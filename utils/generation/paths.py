@@ -98,10 +98,13 @@ class Next:
     time_s: list[int]  # when it is entered
     log_time: list[float]  # log1p(seconds) on the path's last road, as predicted
     distance_m: list[float]  # from its centre to that of the destination
+    nodes: list[Node | None]  # what `node` has returned
 
     def node(self, i: int, before: Node) -> Node:
         """The path with candidate i."""
-        node = Node(-self.log_prob[i])
+        if (node := self.nodes[i]) is not None:
+            return node
+        self.nodes[i] = node = Node(-self.log_prob[i])
         node.before, node.road, node.time_s = before, self.road[i], self.time_s[i]
         node.log_time, node.distance_m = self.log_time[i], self.distance_m[i]
         node.slot, node.next = -1, None
@@ -273,5 +276,6 @@ class PathModel:
                 time_s=[node.time_s + s for s in seconds[begin:end]],
                 log_time=log_times[begin:end],
                 distance_m=distances[begin:end],
+                nodes=[None] * degree,
             )
             begin = end

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from utils.generation.paths import Node, PathModel, Query, Trip
 from utils.generation.reachability import Reachability
 
-MAX_AHEAD = 16  # paths of one query that the model is asked about at once
+# A call of the model costs as much as some ten paths more in it: where fewer searches are active, paths ahead fill it.
+ROWS = 48
+HEAP_SHARE = 4  # entries of a heap that are looked at, for each path that is asked about
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,25 @@ class _Search:
         return False
 
     def ahead(self, number: int, degree: Callable[[int], int]) -> Iterator[Node]:
-        """Paths that will probably be popped next: those first in the heap.
+        """Paths that will probably be popped next: the search is played on, as far as the model has been asked.
 
         What the model says about a path depends on nothing else, so it may be asked before; only if the path is
         popped does that count.
         """
-        for node in self.heap[:number]:
-            is_settled = not self.rule.is_exact and self.settled.get(node.road, 0) >= self.rule.k
-            if node.slot < 0 and not is_settled and degree(node.road) and node.road != self.query.destination:
+        heap, is_exact, k = self.heap[: HEAP_SHARE * number], self.rule.is_exact, self.rule.k  # a heap again
+        while heap and number:
+            node = heapq.heappop(heap)
+            if not is_exact and self.settled.get(node.road, 0) >= k:
+                continue
+            if node.road == self.query.destination:
+                return
+            if node.next is not None:
+                for i, road in enumerate(node.next.road):
+                    best = self.pushed.get(road)
+                    if is_exact or best is None or len(best) < k or node.next.log_prob[i] > best[0]:
+                        heapq.heappush(heap, node.next.node(i, node))
+            elif degree(node.road):
+                number -= 1
                 yield node
 
     def trips(self) -> list[Trip]:
@@ -158,7 +171,7 @@ def _ask(paths: PathModel, searches: list[_Search], slots: int) -> None:
     if not searches:
         return
     asked = [(search.waiting, search) for search in searches]
-    ahead = min(slots // len(searches), MAX_AHEAD) - 1
+    ahead = min(slots, ROWS) // len(searches) - 1
     if ahead > 0:
         asked += [(node, search) for search in searches for node in search.ahead(ahead, paths.degree)]
     paths.extend([node for node, _ in asked], [search.query for _, search in asked])
