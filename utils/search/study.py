@@ -192,6 +192,9 @@ class SharedStudy:
             self.study.set_user_attr("settings", own)
             return
         found = {key: value for key, value in found.items() if not key.startswith(FREE_SETTINGS) or key in own}
+        # A key that an earlier version did not have was as its default is: that is what it did.
+        defaults = flatten(config_to_dict(Config()))
+        found = {key: defaults[key] for key in own if key in defaults} | found
         for key in sorted(own.keys() | found.keys()):
             if own.get(key) != found.get(key):
                 raise UserError(
