@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import torch
 
 from models.hoser import HOSER
 from utils.command_line import (
@@ -189,7 +190,9 @@ def default_folder(args: argparse.Namespace) -> Path:
     return Path("save") / args.dataset / f"seed{args.seed}" / "generated"
 
 
-def make_generator(args, config: Config, city: City, options: GenerationOptions, device) -> TripGenerator:
+def make_generator(
+    args: argparse.Namespace, config: Config, city: City, options: GenerationOptions, device: torch.device
+) -> TripGenerator:
     """Load the model."""
     model = HOSER(config, city.features)
     load_model(model, args.checkpoint)

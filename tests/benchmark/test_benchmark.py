@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from scripts import make_mini_teacher, mini, run
 
 from models.batch import Batch
 from models.hoser import HOSER
 from tools.benchmark import main
-from utils.benchmark import roofline
+from utils.benchmark import generation, roofline
 from utils.benchmark.roofline import count_flops, count_graph_bytes
 from utils.benchmark.scaling import growth
 from utils.config import load_config
@@ -47,6 +48,24 @@ def test_it_prints_a_table_and_writes_figures_and_a_trace_and_leaves_the_data_al
     trace = json.loads((project / "t.json").read_text())
     assert {path.name for path in (project / "data/Mini").iterdir()} - {".cache"} == names
     assert any("addmm" in event.get("name", "") for event in trace["traceEvents"])
+
+
+def test_generation_is_measured_for_several_numbers_of_queries(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config("Mini", str(project / "Mini.yaml"))
+    torch.save(HOSER(config, load_city("Mini", config, project / "data/Mini").features).state_dict(), project / "m.pth")
+    for module, name, value in ((roofline, "PRODUCT_SIZE", 256), (roofline, "COPY_BYTES", 1 << 20)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(generation, "NUMBERS", (3, 20))
+    monkeypatch.setattr(sys, "argv", mini("tools/benchmark.py", "--generation", "m.pth", "--json", "f.json"))
+    monkeypatch.chdir(project)
+    main()
+    rows = json.loads((project / "f.json").read_text())["rows"]
+    assert [row["queries"] for row in rows] == [3, 20]
+    assert all(row["expansions_per_s"] > 0 and 0.05 < row["share_in_model"] < 1 for row in rows)
+    printed = capsys.readouterr().out
+    assert "expansions/s" in printed and "paths/s on a city of 679 roads" in printed
 
 
 def test_growth_is_measured_over_five_cities_each_twice_the_one_before(project: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_same_command_again_generates_nothing_and_others_go_beside(trained: 
 
     other = run(generate("--max_expansions", "20", "--seed", "0"), trained)
     beside = folder.with_name("generated-2")
-    assert "save/Mini/seed0/generated: has trips of another max_expansions; it stays as it is" in other.stderr
+    assert "save/Mini/seed0/generated: has trips that differ in max_expansions; it stays as it is" in other.stderr
     assert {row["status"] for row in rows(beside / "trips.csv")} == {"reached", "limit"}
     assert "save/Mini/seed0/generated-2/trips.csv: 30 trips" in other.stdout
 
@@ -121,7 +121,7 @@ def test_the_same_command_again_generates_nothing_and_others_go_beside(trained: 
     weights["navigator.v_proj.weight"].neg_()
     torch.save(weights, trained / "save" / "Mini" / "seed0" / "best.pth")
     changed = run(generate(), trained)
-    assert "generated: has trips of another checkpoint; it stays" in changed.stderr
+    assert "generated: has trips that differ in checkpoint; it stays" in changed.stderr
     assert (folder.with_name("generated-3") / "trips.csv").exists()
     assert contents(folder) == after
     # A folder with files that are not ours is not written to either.

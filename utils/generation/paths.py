@@ -1,13 +1,13 @@
 """Paths from an origin towards a destination, and what a trained model says about the road after each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.batch import NextSteps, PathGroup
+from models.batch import NextSteps, PathGroup, Prediction
 from models.hoser import HOSER
 from models.incremental import IncrementalHOSER
 from models.ragged import ragged_arange, segment_softmax
@@ -232,7 +232,9 @@ class PathModel:
         )
         return steps, host_degree, distance_m
 
-    def _groups(self, slot: Tensor, before: Tensor, road: Tensor, minute: Tensor, depth: np.ndarray):
+    def _groups(
+        self, slot: Tensor, before: Tensor, road: Tensor, minute: Tensor, depth: np.ndarray
+    ) -> Iterator[PathGroup]:
         """Write down the paths to the new slots, and cut these (longest first) into runs of similar length."""
         if depth[0] >= self._ancestors.shape[1]:
             self._ancestors = torch.cat([self._ancestors, torch.zeros_like(self._ancestors)], dim=1)
@@ -258,7 +260,9 @@ class PathModel:
             )
             first = last
 
-    def _store(self, nodes, degrees: list[int], prediction, steps: NextSteps, distance_m: Tensor) -> None:
+    def _store(
+        self, nodes: list[Node], degrees: list[int], prediction: Prediction, steps: NextSteps, distance_m: Tensor
+    ) -> None:
         """Set `next` of each node."""
         probability = segment_softmax(prediction.logits, steps.step_of_candidate, len(nodes))
         so_far = torch.tensor([-node for node in nodes], dtype=torch.float32, device=self.device)

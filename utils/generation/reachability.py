@@ -12,6 +12,8 @@ from utils.data.road_network import RoadNetwork
 
 MAX_KEPT = 256  # destinations' components; most cities have one that nearly all roads are in
 
+Leads = Callable[[int | Sequence[int]], NDArray[np.bool_]]  # of roads: whether a destination can be reached from each
+
 
 class Reachability:
     """Roads that reach each other form a component; what reaches what is found among components."""
@@ -26,7 +28,7 @@ class Reachability:
         self._backwards = csr_array((np.ones(pairs.shape[1], dtype=np.int8), tuple(pairs)), shape=(number, number))
         self._reaching = functools.lru_cache(maxsize=MAX_KEPT)(self._find_reaching)
 
-    def to(self, destination: int) -> Callable[[int | Sequence[int]], NDArray[np.bool_]]:
+    def to(self, destination: int) -> Leads:
         """A function: whether the destination can be reached from roads (or is one of them)."""
         reaching = self._reaching(int(self._component[destination]))
         return lambda road: reaching[self._component[road]]

@@ -48,13 +48,12 @@ def choose_folder(wanted: Path, identity: Identity) -> Path:
 
     Trips that are there already are never overwritten.
     """
-    for number in itertools.count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        there = _identity_in(folder)
-        if there is None or there == identity:
-            return folder
+    folder, number = wanted, 1
+    while (there := _identity_in(folder)) is not None and there != identity:
         logger.warning(f"{folder}: has {_difference(there, identity)}; it stays as it is")
-    raise AssertionError
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
 
 
 def _identity_in(folder: Path) -> Identity | None:
@@ -71,11 +70,11 @@ def _identity_in(folder: Path) -> Identity | None:
 
 
 def _difference(there: Identity, identity: Identity) -> str:
-    """What trips of another kind are: `trips of another checkpoint, of other k`."""
+    """How the trips that are there are others."""
     if not there:
         return "files that another program wrote"
     keys = [key for key in identity if there.get(key) != identity[key]] or ["version"]
-    return f"trips of another {' and '.join(keys)}"
+    return f"trips that differ in {', '.join(keys)}"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from utils.generation.paths import Node, PathModel, Query, Trip
-from utils.generation.reachability import Reachability
+from utils.generation.reachability import Leads, Reachability
 
 # A call of the model costs as much as some ten paths more in it: where fewer searches are active, paths ahead fill it.
 ROWS = 48
@@ -39,7 +38,7 @@ class _Search:
     query: Query
     rule: SearchRule
     heap: list[Node]
-    leads: Callable[[list[int]], NDArray[np.bool_]]  # whether the destination can be reached from roads
+    leads: Leads
     expansions: int = 0
     found: list[Trip] = field(default_factory=list)
     settled: dict[int, int] = field(default_factory=dict)  # road -> how often

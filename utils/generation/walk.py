@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.generation.paths import Next, Node, PathModel, Query, Trip
-from utils.generation.reachability import Reachability
+from utils.generation.reachability import Leads, Reachability
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _status(paths: PathModel, walk: _Walk, query: Query, max_steps: int) -> str 
     return "limit" if walk.steps >= max_steps else None
 
 
-def _choose(after: Next, rule: WalkRule, draws: np.random.Generator | None, leads) -> int:
+def _choose(after: Next, rule: WalkRule, draws: np.random.Generator | None, leads: Leads) -> int:
     """Index of the candidate that is taken."""
     logit = np.array(after.logit)
     if rule.temperature is None:
