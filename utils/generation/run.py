@@ -84,8 +84,8 @@ class Summary:
     queries: int
     trips: int
     by_status: dict[str, int]
-    expansions: dict[str, float]  # of the queries: p50, p95, max, sum
-    seconds: float | None  # that all queries took; None: not all of them in this run
+    expansions: dict[str, float]  # p50, p95 and max over the queries; of several trips, the largest number counts
+    seconds: float | None  # that all queries took, with loading the model; None: not all of them in this run
 
     @property
     def trips_per_s(self) -> float | None:
@@ -128,21 +128,21 @@ def generate(
     with folder_lock(folder):
         remove_temporary_files(folder)
         is_complete = (folder / RECORD).exists() and all((folder / name).exists() for name in names)
+        is_fresh = not any((folder / PARTS).glob("[0-9]*.csv"))
         if not is_complete:
             remove(folder / RECORD)
             _write_json(folder / PARTS / IDENTITY, {"identity": identity})
             remove_temporary_files(folder / PARTS)
         processes.barrier()
-        began, made = time.monotonic(), 0
+        began = time.monotonic()
         if not is_complete:
-            made = _generate_blocks(folder, queries, make_generator, processes)
+            _generate_blocks(folder, queries, make_generator, processes)
         processes.barrier()
         if is_complete:
             logger.info(f"{folder}: all trips are there")
             summary = _reread(folder, names, write_more)
         else:
-            is_whole = made == len(queries) or processes.world_size > 1
-            seconds = time.monotonic() - began if is_whole else None
+            seconds = time.monotonic() - began if is_fresh else None
             summary = _finish(folder, identity, len(queries), seconds, only_reached, names, write_more)
         shutil.rmtree(folder / PARTS, ignore_errors=True)
         return summary
@@ -187,7 +187,6 @@ def _finish(
         "identity": identity,
         "summary": vars(summary),
         "trips_per_s": summary.trips_per_s,
-        "expansions_per_s": summary.expansions["sum"] / seconds if seconds else None,
     }
     _write_json(folder / RECORD, record)
     return summary
@@ -195,21 +194,21 @@ def _finish(
 
 def _generate_blocks(
     folder: Path, queries: Sequence[Query], make_generator: Callable[[], TripGenerator], processes: Processes
-) -> int:
-    """Generate this process's blocks that are not there; how many queries that were."""
+) -> None:
+    """Generate this process's blocks that are not there."""
     firsts = range(0, len(queries), BLOCK)
     own = [first for i, first in enumerate(firsts) if i % processes.world_size == processes.rank]
     missing = [first for first in own if not _is_done(folder, queries[first : first + BLOCK], first)]
     if not missing:
-        return 0
+        return
     generator = make_generator()
     number = sum(len(queries[first : first + BLOCK]) for first in own)
-    made = sum(len(queries[first : first + BLOCK]) for first in missing)
-    if made < number:
-        logger.info(f"{folder}: {number - made} of {number} queries are done; the others follow")
+    done = number - sum(len(queries[first : first + BLOCK]) for first in missing)
+    if done:
+        logger.info(f"{folder}: {done} of {number} queries are done; the others follow")
     ended = reached = 0
     with progress(None, "generating", number, "queries") as bar:
-        bar.update(number - made)
+        bar.update(done)
         for first in missing:
             block = queries[first : first + BLOCK]
             found: dict[int, list[TripRow]] = {}
@@ -221,7 +220,6 @@ def _generate_blocks(
                 bar.update()
                 bar.set_postfix_str(f"{reached / ended:.1%} reached", refresh=False)
             write_rows(_part(folder, first), (row for place in sorted(found) for row in found[place]))
-    return made
 
 
 def _part(folder: Path, first: int) -> Path:
@@ -255,7 +253,7 @@ def _summary(rows: Iterator[TripRow], queries: int, seconds: float | None) -> Su
         queries=queries,
         trips=sum(statuses.values()),
         by_status=dict(sorted(statuses.items(), key=lambda item: -item[1])),
-        expansions={"p50": float(p50), "p95": float(p95), "max": float(values.max()), "sum": float(values.sum())},
+        expansions={"p50": float(p50), "p95": float(p95), "max": float(values.max())},
         seconds=seconds,
     )
 
