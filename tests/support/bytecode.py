@@ -1,6 +1,6 @@
 """Bytecode for all processes of a test run, where Python may not keep it beside the code.
 
-With PYTHONDONTWRITEBYTECODE, as in many containers, every process would compile all of PyTorch anew: four seconds.
+With PYTHONDONTWRITEBYTECODE, as in many containers, every process would compile all of PyTorch again: four seconds.
 Imported before anything large is.
 """
 
