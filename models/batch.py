@@ -107,7 +107,7 @@ class Batch(TensorRecord):
 class PathGroup(TensorRecord):
     """Consecutive paths of similar length, padded together for attention only; P paths of at most T roads."""
 
-    slot: Tensor  # [P, T] int64, where keys and values of each road of the path are kept; past its end any that is used
+    slot: Tensor  # [P, T] int32, where keys and values of each road of the path are kept; past its end any that is used
     is_past_end: Tensor  # [P, T] bool
     distance: Tensor  # [P, T] float32, from the newest road, as in `AttentionGroup`
     time_interval: Tensor  # [P, T] float32, likewise

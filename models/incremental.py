@@ -8,17 +8,21 @@ What depends on a road alone (its embedding with its zone's, its summands in the
 roads, what depends on a destination alone once for all zones.
 """
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.batch import NextSteps, PathGroup, Prediction
 from models.hoser import HOSER
-from models.trajectory_encoder import CausalSelfAttention
+from models.trajectory_encoder import Block, CausalSelfAttention
 
 ROADS_AT_ONCE = 65_536  # of a large network, so that what is in between stays small
+PAST_END = -1e30  # added to a score: its weight is 0
 
 
 class IncrementalHOSER:
@@ -40,9 +44,9 @@ class IncrementalHOSER:
         self.road_time = navigator.road_time(road)  # [N]
         self.destination_query = navigator.destination_query(zone)  # [Z, h]
         self.road2zone, self.navigator, self.encoder = model.road2zone, navigator, encoder
-        self.blocks = list(encoder.transformer["h"])
-        # Of each block, [slots, heads, C]; relative biases are in them already.
-        heads = self.blocks[0].attn.num_heads
+        self.blocks = [_Block.from_block(block) for block in encoder.transformer["h"]]
+        # Of each block, [slots, heads, C].
+        heads = self.blocks[0].num_heads
         empty = road.new_empty(0, heads, 2 * road.shape[1] // heads)
         self._keys = [empty for _ in self.blocks]
         self._values = [empty for _ in self.blocks]
@@ -64,9 +68,12 @@ class IncrementalHOSER:
     def __call__(self, steps: NextSteps) -> Prediction:
         """Scores and standardised log times of the candidates [K]; keys and values of the steps are kept."""
         x = self.encoder.embed(self.spatial.index_select(0, steps.road_id), steps.temporal_info)
-        for layer, block in enumerate(self.blocks):
-            x = x + self._attention(layer, block.attn, block.ln_1(x), steps)
-            x = x + block.mlp(block.ln_2(x))
+        groups = [_Paths.from_group(group, self.blocks[0].num_heads) for group in steps.groups]
+        for block, keys, values in zip(self.blocks, self._keys, self._values, strict=True):
+            q, k, v, q_relative = block.project(x)
+            keys.index_copy_(0, steps.slot, k)
+            values.index_copy_(0, steps.slot, v)
+            x = block.finish(x, *_attend(q, q_relative, keys, values, groups))
         destination_zone = self.road2zone.index_select(0, steps.destination_road_id)
         q = self.navigator.query(x) + self.destination_query.index_select(0, destination_zone)
         candidate = steps.candidate_road_id
@@ -74,33 +81,115 @@ class IncrementalHOSER:
         time_pred = self.navigator.step_time(x).index_select(0, steps.step_of_candidate)
         return Prediction(logits, time_pred + self.road_time.index_select(0, candidate))
 
-    def _attention(self, layer: int, attn: CausalSelfAttention, x: Tensor, steps: NextSteps) -> Tensor:
-        """[S, width] -> [S, width]."""
-        q, k, v = attn.c_attn(x).view(len(x), 3, attn.num_heads, -1).unbind(1)  # each [S, H, C]
-        self._keys[layer].index_copy_(0, steps.slot, k + attn.relative_position_emb_k.bias)
-        self._values[layer].index_copy_(0, steps.slot, v + attn.relative_position_emb_v.bias)
-        parts = q.split([len(group.slot) for group in steps.groups])
-        mixed = [self._attend(layer, attn, part, group) for part, group in zip(parts, steps.groups, strict=True)]
-        return attn.c_proj(torch.cat(mixed))
 
-    def _attend(self, layer: int, attn: CausalSelfAttention, q: Tensor, group: PathGroup) -> Tensor:
-        """The sums of `CausalSelfAttention` for the last step of each path: q [P, H, C] -> [P, H * C]."""
-        (P, H, C), T = q.shape, group.slot.shape[1]
-        # Rows of keys and values where heads are rows of their own.
-        row = (group.slot.unsqueeze(1) * H + torch.arange(H, device=q.device)[:, None]).view(P * H, T)
-        to_key, to_value = attn.relative_position_emb_k.weight, attn.relative_position_emb_v.weight  # [C, 2]
-        distance, interval = group.distance.unsqueeze(1), group.time_interval.unsqueeze(1)  # [P, 1, T]
+@dataclass(frozen=True)
+class _Paths:
+    """A group of paths, as the attention of every layer reads it."""
 
-        q = q * (1.0 / math.sqrt(C))
-        key = self._keys[layer].view(-1, C).index_select(0, row.view(-1)).view(P * H, T, C)
-        score = torch.bmm(key, q.reshape(P * H, C, 1)).view(P, H, T)
-        q_relative = q @ to_key  # [P, H, 2]
-        score = torch.addcmul(score, q_relative[..., :1], distance)
-        score = torch.addcmul(score, q_relative[..., 1:], interval)
-        weight = F.softmax(score.masked_fill_(group.is_past_end.unsqueeze(1), float("-inf")), dim=-1)
+    row: Tensor  # [P * H, T] int32, rows of keys and values where heads are rows of their own
+    relation: Tensor  # [P, 3, T], what an older road's score has of the newest: d, t, and `PAST_END` past a path's end
 
-        relative = torch.stack([(weight * distance).sum(-1), (weight * interval).sum(-1)], dim=-1)  # [P, H, 2]
-        out = F.embedding_bag(
-            row, self._values[layer].view(-1, C), mode="sum", per_sample_weights=weight.view(P * H, T)
+    @staticmethod
+    def from_group(group: PathGroup, heads: int) -> _Paths:
+        P, T = group.slot.shape
+        head = torch.arange(heads, dtype=group.slot.dtype, device=group.slot.device)
+        row = torch.add(head[:, None], group.slot.unsqueeze(1), alpha=heads).view(P * heads, T)
+        past_end = group.is_past_end * PAST_END
+        return _Paths(row, torch.stack([group.distance, group.time_interval, past_end], dim=1))
+
+
+def _attend(q: Tensor, q_relative: Tensor, keys: Tensor, values: Tensor, groups: list[_Paths]) -> tuple[Tensor, Tensor]:
+    """The sums of `CausalSelfAttention` for the last step of each path.
+
+    Args:
+        q: [S, H, C], divided by sqrt(C).
+        q_relative: [S, H, 3], each query's products with w_d and w_t, and 1.
+        keys: [slots, H, C].
+        values: [slots, H, C].
+        groups: the paths, in order.
+
+    Returns:
+        sum_j a_ij v_j, [S, H * C]; and sum_j a_ij (d_ij, t_ij), [S, H * 2].
+    """
+    _, H, C = q.shape
+    keys, values = keys.view(-1, C), values.view(-1, C)
+    mixed, relative = [], []
+    size = [len(paths.relation) for paths in groups]
+    for paths, q_part, r_part in zip(groups, q.split(size), q_relative.split(size), strict=True):
+        P, _, T = paths.relation.shape
+        key = keys.index_select(0, paths.row.view(-1)).view(P * H, T, C)
+        # (Keys times query, instead of query times keys, takes five times as long.)
+        score = torch.bmm(q_part.reshape(P * H, 1, C), key.transpose(1, 2)).view(P, H, T)
+        weight = F.softmax(score.baddbmm_(r_part, paths.relation), dim=-1)
+        relative.append(torch.bmm(weight, paths.relation[:, :2].transpose(1, 2)).view(P, 2 * H))
+        weights = weight.view(P * H, T)
+        mixed.append(F.embedding_bag(paths.row, values, mode="sum", per_sample_weights=weights).view(P, H * C))
+    return (mixed[0], relative[0]) if len(groups) == 1 else (torch.cat(mixed), torch.cat(relative))
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """x -> x W + b with W as [in, out], which a product of few rows is fastest with."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @staticmethod
+    def from_linear(linear: nn.Linear) -> _Affine:
+        return _Affine(linear.weight.T.contiguous(), linear.bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of the transformer, with the relative terms multiplied into the projections before and after."""
+
+    num_heads: int
+    ln_1: nn.LayerNorm
+    ln_2: nn.LayerNorm
+    before: _Affine  # to q / sqrt(C), k + b, v + b, (q . w_d, q . w_t, 1) / sqrt(C)
+    after: _Affine
+    after_relative: Tensor  # [2 * H, width]
+    up: _Affine
+    down: _Affine
+
+    @staticmethod
+    def from_block(block: Block) -> _Block:
+        attn: CausalSelfAttention = block.attn
+        H, width = attn.num_heads, attn.c_proj.weight.shape[0]
+        C = width // H
+        to_key, to_value = attn.relative_position_emb_k, attn.relative_position_emb_v
+        # [3, H, C, width], and the bias as one column more.
+        q, k, v = torch.cat([attn.c_attn.weight, attn.c_attn.bias[:, None]], dim=1).view(3, H, C, width + 1)
+        k, v = k.clone(), v.clone()
+        k[..., -1] += to_key.bias
+        v[..., -1] += to_value.bias
+        q = q / math.sqrt(C)
+        one = q.new_zeros(H, 1, width + 1)
+        one[..., -1] = 1.0
+        q_relative = torch.cat([to_key.weight.T @ q, one], dim=1)  # [H, 3, width + 1]
+        before = torch.cat([part.reshape(-1, width + 1) for part in (q, k, v, q_relative)])
+        after = attn.c_proj.weight.view(width, H, C) @ to_value.weight  # [width, H, 2]
+        return _Block(
+            num_heads=H,
+            ln_1=block.ln_1,
+            ln_2=block.ln_2,
+            before=_Affine(before[:, :-1].T.contiguous(), before[:, -1].contiguous()),
+            after=_Affine.from_linear(attn.c_proj),
+            after_relative=after.reshape(width, 2 * H).T.contiguous(),
+            up=_Affine.from_linear(block.mlp[0]),
+            down=_Affine.from_linear(block.mlp[2]),
         )
-        return (out.view(P, H, C) + relative @ to_value.T).view(P, H * C)
+
+    def project(self, x: Tensor) -> list[Tensor]:
+        """[S, width] -> queries, keys, values [S, H, C] and the queries of the relative terms [S, H, 3]."""
+        width = x.shape[1]
+        parts = self.before(self.ln_1(x)).split([width, width, width, 3 * self.num_heads], dim=1)
+        return [part.unflatten(1, (self.num_heads, -1)) for part in parts]
+
+    def finish(self, x: Tensor, mixed: Tensor, relative: Tensor) -> Tensor:
+        """What the block makes of its input [S, width] and the sums of the attention."""
+        x = self.after(mixed).add_(x).addmm_(relative, self.after_relative)
+        return self.down(F.gelu(self.up(self.ln_2(x)))).add_(x)

@@ -66,7 +66,7 @@ def grown(paths: PathModel, roads: list[list[int]], times: list[list[int]]) -> d
         paths.extend(list(current.values()), [queries[i] for i in current])
         for i, node in current.items():
             nodes[i, place] = node
-            current[i] = node.next.node(node.next.road.index(roads[i][place + 1]), node)
+            current[i] = node.next.node(node.next.rows()[roads[i][place + 1]], node)
             current[i].time_s = times[i][place + 1]
     paths.release([node.slot for node in nodes.values()])
     return nodes
@@ -93,10 +93,11 @@ def test_a_path_that_grows_gives_what_the_whole_path_gives(seed: int, city: City
         for place in range(len(roads[trip]) - 1):
             expected = batch.step_of_candidate == first_step[row] + place
             after = nodes[trip, place].next
-            assert after.road == batch.candidate_road_id[expected].tolist()
-            np.testing.assert_allclose(after.logit, whole.logits[expected], rtol=0, atol=2e-6)
+            answers, own = after.answers, slice(after.begin, after.end)
+            assert answers.road[own] == batch.candidate_road_id[expected].tolist()
+            np.testing.assert_allclose(answers.logit[own], whole.logits[expected], rtol=0, atol=2e-6)
             log_time = whole.time_pred[expected].double() * STATISTICS.std + STATISTICS.mean
-            np.testing.assert_allclose(after.log_time, log_time, rtol=0, atol=2e-6)
+            np.testing.assert_allclose(answers.log_time[own], log_time, rtol=0, atol=2e-6)
 
 
 def test_log_probabilities_add_up_along_a_path(city: City, model: HOSER) -> None:
@@ -106,6 +107,7 @@ def test_log_probabilities_add_up_along_a_path(city: City, model: HOSER) -> None
     total = 0.0
     for place in range(len(path) - 1):
         after = nodes[0, place].next
-        log_prob = torch.tensor(after.logit).log_softmax(0)
-        np.testing.assert_allclose(after.log_prob, total + log_prob.numpy(), rtol=0, atol=5e-6)
-        total += float(log_prob[after.road.index(path[place + 1])])
+        own = slice(after.begin, after.end)
+        log_prob = torch.tensor(after.answers.logit[own]).log_softmax(0)
+        np.testing.assert_allclose(after.answers.log_prob[own], total + log_prob.numpy(), rtol=0, atol=5e-6)
+        total += float(log_prob[after.rows()[path[place + 1]] - after.begin])

@@ -49,12 +49,12 @@ class Small:
                 node = paths.start(query)
             else:
                 before = nodes[roads[:-1]]
-                node = before.next.node(before.next.road.index(roads[-1]), before)
+                node = before.next.node(before.next.rows()[roads[-1]], before)
             if not paths.degree(node.road):
                 return {}
             nodes[roads] = node
             paths.extend([node], [query])
-            return dict(zip(node.next.road, node.next.log_prob, strict=True))
+            return {road: node.next.answers.log_prob[row] for road, row in node.next.rows().items()}
 
         return after
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,9 +48,10 @@ class Node(float):
     decides. (A subclass of float compares as fast as a float.)
     """
 
-    __slots__ = ("before", "distance_m", "log_time", "next", "road", "slot", "time_s")
+    __slots__ = ("before", "depth", "distance_m", "log_time", "next", "road", "slot", "time_s")
 
     before: "Node | None"
+    depth: int  # roads before its own
     road: int
     time_s: int  # when it is entered, seconds since 1970
     log_time: float  # log1p(seconds) on the road before, as predicted
@@ -89,25 +91,38 @@ class Trip:
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
-    """The candidates after a path, in the order of roadmap.rel; n candidates each."""
+class Answers:
+    """What the model said about the candidates of many paths in one call; those of a path side by side."""
 
     road: list[int]
     logit: list[float]
     log_prob: list[float]  # of the whole path with the candidate, float32
-    time_s: list[int]  # when it is entered
+    seconds: list[int]  # until it is entered
     log_time: list[float]  # log1p(seconds) on the path's last road, as predicted
     distance_m: list[float]  # from its centre to that of the destination
-    nodes: list[Node | None]  # what `node` has returned
+    nodes: list[Node | None]  # what `Next.node` has returned
 
-    def node(self, i: int, before: Node) -> Node:
-        """The path with candidate i."""
-        if (node := self.nodes[i]) is not None:
+
+class Next(NamedTuple):
+    """The candidates after a path, in the order of roadmap.rel: rows `begin` to `end` of the answers."""
+
+    answers: Answers
+    begin: int
+    end: int
+
+    def rows(self) -> dict[int, int]:
+        """Each candidate and its row in the answers."""
+        return {self.answers.road[row]: row for row in range(self.begin, self.end)}
+
+    def node(self, row: int, before: Node) -> Node:
+        """The path with the candidate in a row of the answers."""
+        answers = self.answers
+        if (node := answers.nodes[row]) is not None:
             return node
-        self.nodes[i] = node = Node(-self.log_prob[i])
-        node.before, node.road, node.time_s = before, self.road[i], self.time_s[i]
-        node.log_time, node.distance_m = self.log_time[i], self.distance_m[i]
-        node.slot, node.next = -1, None
+        answers.nodes[row] = node = Node(-answers.log_prob[row])
+        node.before, node.depth, node.road = before, before.depth + 1, answers.road[row]
+        node.time_s, node.log_time = before.time_s + answers.seconds[row], answers.log_time[row]
+        node.distance_m, node.slot, node.next = answers.distance_m[row], -1, None
         return node
 
 
@@ -132,9 +147,7 @@ class PathModel:
         self._tables = RoadTables.from_network(network).to(self.device)
         self.statistics = statistics
         self._first = network.reach_ptr.tolist()
-        self._roads = network.reach_road.tolist()
         self._free: list[int] = []
-        self._depth = np.zeros(0, dtype=np.int64)  # of each slot, roads of its path
         self._ancestors = torch.empty(0, 64, dtype=torch.int32, device=self.device)  # [slots, T], of each slot's path
         self._road = torch.empty(0, dtype=torch.int64, device=self.device)  # [slots]
         self._minute = torch.empty(0, device=self.device)  # [slots], of the day
@@ -151,7 +164,8 @@ class PathModel:
     def start(self, query: Query) -> Node:
         """The path of the origin alone."""
         node = Node(0.0)
-        node.before, node.road, node.time_s, node.log_time = None, query.origin, query.start_s, 0.0
+        node.before, node.depth, node.road = None, 0, query.origin
+        node.time_s, node.log_time = query.start_s, 0.0
         ends = (torch.tensor([road], device=self.device) for road in (query.origin, query.destination))
         node.distance_m = center_distance_m(self._tables, *ends).item()
         node.slot, node.next = -1, None
@@ -164,28 +178,21 @@ class PathModel:
     @torch.no_grad()
     def extend(self, nodes: Sequence[Node], queries: Sequence[Query]) -> None:
         """Set `next` of each node, whose road has candidates and whose `before` has a slot; `queries` are theirs."""
-        order = sorted(range(len(nodes)), key=lambda i: -self._depth_of(nodes[i]))
+        depth = np.array([node.depth for node in nodes])
+        order = np.argsort(-depth, kind="stable")
         nodes, queries = [nodes[i] for i in order], [queries[i] for i in order]
-        depth = np.array([self._depth_of(node) for node in nodes])
-        slots = self._take_slots(len(nodes))
-        for node, slot in zip(nodes, slots, strict=True):
+        for node, slot in zip(nodes, self._take_slots(len(nodes)), strict=True):
             node.slot = slot
-        self._depth[slots] = depth + 1
-        steps, relation_count, distance_m = self._steps(nodes, queries, depth)
+        steps, degree, distance_m = self._steps(nodes, queries, depth[order])
         prediction = self._model(steps)
         check_predictions(bool(prediction.logits.isfinite().all()), "generating")
-        self._store(nodes, relation_count, prediction, steps, distance_m)
-
-    def _depth_of(self, node: Node) -> int:
-        """Roads before the node's own."""
-        return 0 if node.before is None else int(self._depth[node.before.slot])
+        self._store(nodes, degree, prediction, steps, distance_m)
 
     def _take_slots(self, number: int) -> list[int]:
         if len(self._free) < number:
             old = self._model.slots
             new = max(FIRST_SLOTS, old + old // 2, old + number)
             self._model.reserve(new)
-            self._depth = np.resize(self._depth, new)
             self._ancestors, self._road, self._minute = (
                 torch.cat([kept, kept.new_zeros(new - old, *kept.shape[1:])])
                 for kept in (self._ancestors, self._road, self._minute)
@@ -197,28 +204,21 @@ class PathModel:
 
     def _steps(self, nodes: list[Node], queries: list[Query], depth: np.ndarray) -> tuple[NextSteps, list[int], Tensor]:
         """What the model reads; the number of candidates of each step; and their distances to the destination [K]."""
-        columns = np.array(
-            [
-                (
-                    node.slot,
-                    node.slot if node.before is None else node.before.slot,
-                    node.road,
-                    q.destination,
-                    node.time_s,
-                    q.start_s,
-                )
-                for node, q in zip(nodes, queries, strict=True)
-            ],
-            dtype=np.int64,
-        )
-        time_of_day = torch.from_numpy(temporal_info(columns[:, 4], is_weekend(columns[:, 5]))).to(self.device)
-        slot, before, road, destination = torch.from_numpy(columns[:, :4]).to(self.device).T.contiguous()
-        host_degree = [self.degree(node.road) for node in nodes]
-        degree = torch.tensor(host_degree, device=self.device)
-        step, index = ragged_arange(degree, sum(host_degree))
-        relation = self._tables.reach_ptr[road][step] + index
-        candidate = self._tables.reach_road[relation]
-        distance_m = center_distance_m(self._tables, candidate, destination[step])
+        time_s = np.array([node.time_s for node in nodes])
+        start_s = np.array([query.start_s for query in queries])
+        time_of_day = torch.from_numpy(temporal_info(time_s, is_weekend(start_s))).to(self.device)
+        columns = [
+            [node.slot for node in nodes],
+            [node.slot if node.before is None else node.before.slot for node in nodes],
+            [node.road for node in nodes],
+            [query.destination for query in queries],
+            [self.degree(node.road) for node in nodes],
+        ]
+        slot, before, road, destination, degree = torch.from_numpy(np.array(columns)).to(self.device)
+        step, index = ragged_arange(degree, sum(columns[-1]))
+        relation = self._tables.reach_ptr.index_select(0, road).index_select(0, step) + index
+        candidate = self._tables.reach_road.index_select(0, relation)
+        distance_m = center_distance_m(self._tables, candidate, destination.index_select(0, step))
         steps = NextSteps(
             slot=slot,
             road_id=road,
@@ -230,7 +230,7 @@ class PathModel:
             metric_angle=metric_angle(self._tables, road, destination, relation, step),
             groups=tuple(self._groups(slot, before, road, time_of_day * 1440.0, depth)),
         )
-        return steps, host_degree, distance_m
+        return steps, columns[-1], distance_m
 
     def _groups(
         self, slot: Tensor, before: Tensor, road: Tensor, minute: Tensor, depth: np.ndarray
@@ -248,9 +248,9 @@ class PathModel:
             last = int(np.searchsorted(-depth, -(GROUP_RATIO * longest - 1), side="right"))
             last = min(max(last, first + GROUP_SIZE), len(depth))
             own = slot[first:last]
-            path = self._ancestors[own, :longest].long()
+            path = self._ancestors.index_select(0, own)[:, :longest]
             past_end = torch.arange(longest, device=self.device) > place[first:last, None]
-            path = torch.where(past_end, own.unsqueeze(1), path)
+            path = torch.where(past_end, own.int().unsqueeze(1), path)
             chord = self._tables.center_m[self._road[path]] - self._tables.center_m[road[first:last]].unsqueeze(1)
             yield PathGroup(
                 slot=path,
@@ -266,20 +266,18 @@ class PathModel:
         """Set `next` of each node."""
         probability = segment_softmax(prediction.logits, steps.step_of_candidate, len(nodes))
         so_far = torch.tensor([-node for node in nodes], dtype=torch.float32, device=self.device)
-        log_prob = (probability.log() + so_far.index_select(0, steps.step_of_candidate)).tolist()
+        log_prob = probability.log() + so_far.index_select(0, steps.step_of_candidate)
         log_time = prediction.time_pred.double() * self.statistics.std + self.statistics.mean
-        seconds = log_time.expm1().clamp(min=0.0).round().long().tolist()
-        logits, log_times, distances = (values.tolist() for values in (prediction.logits, log_time, distance_m))
+        answers = Answers(
+            road=steps.candidate_road_id.tolist(),
+            logit=prediction.logits.tolist(),
+            log_prob=log_prob.tolist(),
+            seconds=log_time.expm1().clamp(min=0.0).round().long().tolist(),
+            log_time=log_time.tolist(),
+            distance_m=distance_m.tolist(),
+            nodes=[None] * len(log_prob),
+        )
         begin = 0
         for node, degree in zip(nodes, degrees, strict=True):
-            end, first = begin + degree, self._first[node.road]
-            node.next = Next(
-                road=self._roads[first : first + degree],
-                logit=logits[begin:end],
-                log_prob=log_prob[begin:end],
-                time_s=[node.time_s + s for s in seconds[begin:end]],
-                log_time=log_times[begin:end],
-                distance_m=distances[begin:end],
-                nodes=[None] * degree,
-            )
-            begin = end
+            node.next = Next(answers, begin, begin + degree)
+            begin += degree

@@ -9,6 +9,7 @@ most probable path.
 
 import bisect
 import heapq
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -41,13 +42,14 @@ class _Search:
     expansions: int = 0
     found: list[Trip] = field(default_factory=list)
     settled: dict[int, int] = field(default_factory=dict)  # road -> how often
-    pushed: dict[int, list[float]] = field(default_factory=dict)  # road -> its k best log-probabilities, ascending
+    best: dict[int, list[float]] = field(default_factory=dict)  # road -> the k best log-probabilities pushed, ascending
+    least: dict[int, float] = field(default_factory=dict)  # road -> the least of these, once there are k
     fallback: Node | None = None  # nearest to the destination
     slots: list[int] = field(default_factory=list)
     waiting: Node | None = None  # popped, and the model has not been asked about it
 
     def __post_init__(self) -> None:
-        self.pushed[self.query.origin] = [0.0]
+        self._note(self.query.origin, 0.0)
 
     def advance(self, degree: Callable[[int], int]) -> bool:
         """Pop and extend paths until the model must be asked about one (`waiting`; False) or the end (True)."""
@@ -84,11 +86,13 @@ class _Search:
 
     def _extend(self, node: Node) -> None:
         after, node.next = node.next, None
-        for i, road in enumerate(after.road):
-            if self._is_wanted(road, after.log_prob[i]):
+        roads, log_probs = after.answers.road, after.answers.log_prob
+        for row in range(after.begin, after.end):
+            road, log_prob = roads[row], log_probs[row]
+            if self._is_wanted(road, log_prob):
                 if not self.rule.is_exact:
-                    self._note(road, after.log_prob[i])
-                heapq.heappush(self.heap, after.node(i, node))
+                    self._note(road, log_prob)
+                heapq.heappush(self.heap, after.node(row, node))
         self.expansions += 1
 
     def _is_wanted(self, road: int, log_prob: float) -> bool:
@@ -98,14 +102,18 @@ class _Search:
         """
         if self.rule.is_exact:
             return bool(self.leads(road))
-        best = self.pushed.get(road)
-        return best is None or len(best) < self.rule.k or log_prob > best[0]
+        return not log_prob <= self.least.get(road, math.nan)  # no number is at most NaN
 
     def _note(self, road: int, log_prob: float) -> None:
         """Keep the k best log-probabilities."""
-        best = self.pushed.setdefault(road, [])
+        if self.rule.k == 1:
+            self.least[road] = log_prob
+            return
+        best = self.best.setdefault(road, [])
         bisect.insort(best, log_prob)
         del best[: -self.rule.k]
+        if len(best) == self.rule.k:
+            self.least[road] = best[0]
 
     def ahead(self, number: int, degree: Callable[[int], int]) -> Iterator[Node]:
         """Paths that will probably be popped next: the search is played on, as far as the model has been asked.
@@ -121,9 +129,10 @@ class _Search:
             if node.road == self.query.destination:
                 return
             if node.next is not None:
-                for i, road in enumerate(node.next.road):
-                    if self._is_wanted(road, node.next.log_prob[i]):
-                        heapq.heappush(heap, node.next.node(i, node))
+                after, answers = node.next, node.next.answers
+                for row in range(after.begin, after.end):
+                    if self._is_wanted(answers.road[row], answers.log_prob[row]):
+                        heapq.heappush(heap, after.node(row, node))
             elif degree(node.road):
                 number -= 1
                 yield node

@@ -81,7 +81,8 @@ def walk_trips(
             walk.steps += 1
             after, walk.node.next = walk.node.next, None
             leads = reachability.to(queries[walk.place].destination)
-            walk.node = after.node(_choose(after, rule, walk.draws, leads), walk.node)
+            row = _choose(after, rule, walk.draws, leads)
+            walk.node = after.node(row, walk.node)
 
 
 def _status(paths: PathModel, walk: _Walk, query: Query, max_steps: int) -> str | None:
@@ -94,14 +95,15 @@ def _status(paths: PathModel, walk: _Walk, query: Query, max_steps: int) -> str 
 
 
 def _choose(after: Next, rule: WalkRule, draws: np.random.Generator | None, leads: Leads) -> int:
-    """Index of the candidate that is taken."""
-    logit = np.array(after.logit)
+    """Row of the candidate that is taken."""
+    logit = np.array(after.answers.logit[after.begin : after.end])
     if rule.temperature is None:
-        return int(logit.argmax())
-    logit[~leads(after.road)] = -np.inf
+        return after.begin + int(logit.argmax())
+    logit[~leads(after.answers.road[after.begin : after.end])] = -np.inf
     if 0 < rule.top_k < len(logit):
         logit[np.argsort(-logit, kind="stable")[rule.top_k :]] = -np.inf
     weight = np.exp((logit - logit.max()) / rule.temperature)
     total = weight.cumsum()
     # Not the last one for a number that rounds up to the total, if that one has no weight.
-    return int(min(np.searchsorted(total, draws.random() * total[-1], side="right"), np.flatnonzero(weight)[-1]))
+    drawn = min(np.searchsorted(total, draws.random() * total[-1], side="right"), np.flatnonzero(weight)[-1])
+    return after.begin + int(drawn)
