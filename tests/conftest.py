@@ -34,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="tests/faults: inject hundreds of faults, and print a table")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two more than the machine has cores: many tests wait for a process, a service or a lock."""
+    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 2
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder that the workers of this test run share."""
     if not hasattr(config, "workerinput"):
