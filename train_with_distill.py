@@ -30,7 +30,7 @@ from utils.command_line import (
 from utils.config import Config, config_source, config_to_dict, flatten, load_config
 from utils.data.dataset import find_folder, load_city
 from utils.data.loader import BatchLoader, data_keys, make_loaders
-from utils.distillation.kl_loss import check_teacher, introduce_teacher, load_distillation, teacher_path
+from utils.distillation.kl_loss import check_teacher, introduce_teacher, judge_teacher, load_distillation, teacher_path
 from utils.errors import UserError
 from utils.files.checksums import content_digest, file_digest
 from utils.files.tensor_files import size_bytes
@@ -177,11 +177,12 @@ def train(
     loss_function = HOSERLoss(loaders["train"].statistics)
     if config.distill.enable:
         keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
+    teacher_metrics = None
     if learns_from_teacher:
         with memory_advice(SMALLER_WINDOW):
             with processes.main_process_first():
                 distillation = load_distillation(config.distill, dataset, city, loaders)
-            introduce_teacher(distillation, loaders, config.distill)
+            teacher_metrics = introduce_teacher(distillation, loaders, config.distill)
         loss_function = dataclasses.replace(loss_function, kl=distillation.term, kl_weight=config.distill.lambda_)
     processes.check_same("data and teacher", lambda: content_digest([keys, vars(city.features)]))
 
@@ -213,6 +214,7 @@ def train(
     best = checkpoint.validations[checkpoint.best_epoch - 1]
     run.log_result(checkpoint.best_epoch, checkpoint.epochs_done, best, test, checkpoint.best_path)
     log_summary(checkpoint.best_epoch, best, test, checkpoint.best_path, seconds)
+    judge_teacher(teacher_metrics, checkpoint.best_val_acc)
     return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
 
 

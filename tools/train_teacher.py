@@ -4,6 +4,11 @@ uv run python tools/train_teacher.py --dataset Demo --seed 42 --cuda 0
 
 Writes the weights that train_with_distill.py reads: distill.teacher of the configuration, by default
 save/{dataset}/teacher/weights.pt. The best epoch by validation perplexity is kept.
+
+What helps a student is a teacher that knows more than it can learn itself:
+
+uv run python tools/train_teacher.py --dataset Demo --seed 42 --cuda 0 --set teacher.tokens=roads \
+    --set teacher.destination=true --trips more.csv
 """
 
 import argparse
@@ -26,10 +31,13 @@ from utils.command_line import (
     warn_of_unread,
 )
 from utils.config import Config, config_source, load_config
-from utils.data.dataset import find_folder, load_city
-from utils.distillation.grid import describe_grid, make_grid, warn_of_stretched_grid
+from utils.config_sections import CELLS, ROADS, TeacherConfig
+from utils.data.dataset import City, find_folder, load_city
+from utils.data.overlap import count_shared
+from utils.data.trips import Trips
 from utils.distillation.kl_loss import teacher_path
 from utils.distillation.teacher_checkpoint import TeacherCheckpoint
+from utils.distillation.teacher_file import TrainingTrips
 from utils.distillation.teacher_training import (
     TokenTrips,
     make_teacher,
@@ -37,6 +45,7 @@ from utils.distillation.teacher_training import (
     train_teacher_epoch,
     uniform_perplexity,
 )
+from utils.distillation.tokens import NetworkKey, RoadTokens, make_tokens
 from utils.files.tensor_files import size_bytes
 from utils.runtime.device import choose_device, set_seed
 from utils.runtime.memory import SMALLER_TEACHER_BATCHES, memory_advice
@@ -54,6 +63,7 @@ UNREAD = {
     **dict.fromkeys(("optimizer_config", "training.compile", "navigator_config"), ONLY_THE_STUDENT),
     **{f"distill.{name}": ONLY_THE_STUDENT for name in ("enable", "window", "lambda", "temperature", "steps", "cache")},
 }
+WITHOUT_GRID = dict.fromkeys(("distill.grid_size", "distill.downsample"), "teacher.tokens is roads")
 
 
 def main() -> None:
@@ -62,12 +72,15 @@ def main() -> None:
     add_data_arguments(parser, example="teacher.max_epoch=2")
     add_seed_argument(parser)
     add_device_argument(parser)
+    parser.add_argument(
+        "--trips", type=Path, metavar="FILE", help="a CSV of trips to train on (default: train.csv of the data set)"
+    )
     args = parser.parse_args()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     with open_run(args.dataset, "teacher") as run:
         logger.info(f"configuration: {config_source(args.dataset, args.config, args.overrides)}")
-        warn_of_unread(args.overrides, UNREAD)
+        warn_of_unread(args.overrides, UNREAD | (WITHOUT_GRID if config.teacher.tokens == ROADS else {}))
         train(args, config, run)
 
 
@@ -76,33 +89,43 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     device = choose_device(args.cuda)
     settings, distill = config.teacher, config.distill
     city = load_city(args.dataset, config, args.data_dir)
-    grid = make_grid(city.network, distill.grid_size, distill.downsample)
-    logger.info(describe_grid(grid))
-    warn_of_stretched_grid(grid)
-    trips = {split: city.trips(split) for split in ("train", "val")}
+    road_tokens = make_tokens(settings.tokens, city.network, distill)
+    logger.info(road_tokens.describe())
+    file = args.trips or city.folder / "train.csv"
+    trips = {"train": read_training_trips(city, args.trips), "val": city.trips("val")}
+    logger.info(f"{len(trips['train']):,} trips of {file}, validated with {len(trips['val']):,}")
     tokens = {
-        split: TokenTrips(trips[split], grid, settings.block_size, settings.batch_size, device) for split in trips
+        split: TokenTrips(
+            each, road_tokens, settings.block_size, settings.batch_size, device, destination=settings.destination
+        )
+        for split, each in trips.items()
     }
     num_batches = tokens["train"].num_batches
 
     set_seed(args.seed)
-    model = make_teacher(settings, grid, device)
+    model = make_teacher(settings, road_tokens, device)
     optimizer = make_optimizer(model, settings)
     total_steps = settings.max_epoch * num_batches
     schedule = Schedule(settings.learning_rate, total_steps, total_steps * settings.warmup_ratio)
     precision = Precision(config.training.precision, device)
     logger.info(f"LM-TAD with {sum(p.numel() for p in model.parameters()):,} parameters on {device}")
 
-    weights = teacher_path(distill, args.dataset)
-    identity = {
-        "dataset": args.dataset,
-        "seed": args.seed,
-        "grid": [grid.rows, grid.columns],
-        "data": tokens["train"].data_key,
-        **{key: getattr(settings, key) for key in ("n_layer", "n_head", "n_embd", "block_size")},
-    }
     inputs = {"validation data": tokens["val"].data_key, "precision": precision.name}
-    checkpoint = TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings), inputs)
+    records = {
+        "tokens": settings.tokens,
+        "destination": settings.destination,
+        "trips": dataclasses.asdict(TrainingTrips(file.name, len(trips["train"]), tokens["train"].data_key)),
+    }
+    if settings.tokens == ROADS:
+        records["network"] = dataclasses.asdict(NetworkKey.from_network(city.network))
+    checkpoint = TeacherCheckpoint(
+        run.save,
+        teacher_path(distill, args.dataset),
+        identity_of(args, settings, road_tokens, tokens["train"]),
+        dataclasses.asdict(settings),
+        inputs,
+        records,
+    )
     checkpoint.restore(model, optimizer, precision)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
     first_epoch = len(checkpoint.perplexities)
@@ -113,10 +136,10 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     with held_signals(), memory_advice(SMALLER_TEACHER_BATCHES):
         for epoch in range(first_epoch, settings.max_epoch):
             began, first_batch = time.monotonic(), checkpoint.batches_done
-            records = train_teacher_epoch(
+            losses = train_teacher_epoch(
                 model, tokens["train"], optimizer, schedule, precision, settings.max_norm, args.seed, epoch, first_batch
             )
-            for some in records:
+            for some in losses:
                 run.log_scalars("teacher_loss", some)
             value = perplexity(model, tokens["val"], precision)
             run.log_scalars("val_perplexity", [(epoch + 1, value)])
@@ -126,25 +149,58 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
                 f"teacher epoch {epoch + 1}/{settings.max_epoch}: val_perplexity {value:.4f}, "
                 f"{time.monotonic() - began:.1f} s"
             )
-    log_result(checkpoint, uniform_perplexity(trips["val"], city.network, grid, settings.block_size))
+    uniform = uniform_perplexity(trips["val"], city.network, road_tokens, tokens["val"].longest)
+    log_result(checkpoint, uniform, settings.tokens)
 
 
-def log_result(checkpoint: TeacherCheckpoint, uniform: float) -> None:
+def read_training_trips(city: City, file: Path | None) -> Trips:
+    """The trips of train.csv, or of another file, which should have none that teacher and student are judged by."""
+    if file is None:
+        return city.trips("train")
+    trips = city.trips_of(file)
+    for split, judged in (("val", "this teacher"), ("test", "a student of this teacher")):
+        held_out = city.trips(split)
+        if shared := count_shared(held_out, trips):
+            logger.warning(
+                f"{file} has {shared:,} of the {len(held_out):,} trips of {split}.csv: what {judged} is worth on them "
+                "says nothing of other trips"
+            )
+    return trips
+
+
+def identity_of(
+    args: argparse.Namespace, settings: TeacherConfig, road_tokens: RoadTokens, train: TokenTrips
+) -> dict[str, object]:
+    """What a training must share with a checkpoint to resume from it."""
+    grid = road_tokens.grid
+    return {
+        "dataset": args.dataset,
+        "seed": args.seed,
+        **({"grid": [grid.rows, grid.columns]} if grid else {}),
+        "data": train.data_key,
+        **{
+            key: getattr(settings, key)
+            for key in ("tokens", "destination", "n_layer", "n_head", "n_embd", "block_size")
+        },
+    }
+
+
+def log_result(checkpoint: TeacherCheckpoint, uniform: float, kind: str) -> None:
     """The best epoch, and what its perplexity means beside that of a uniform guess."""
     best = min(checkpoint.perplexities)
     logger.info(f"best epoch {checkpoint.best_epoch}, val_perplexity {best:.4f}: {checkpoint.weights}")
     logger.info(
-        f"perplexity {best:.2f} over all cells: it hesitates as between this many; a uniform guess over each road's "
+        f"perplexity {best:.2f} over all {kind}: it hesitates as between this many; a uniform guess over each road's "
         f"successors, which knows the road network only, has {uniform:.2f}"
     )
     if best >= uniform:
         logger.warning(
-            "over all cells this teacher is no better than that guess; "
+            f"over all {kind} this teacher is no better than that guess; "
             "train_with_distill.py says what it is worth over the candidates"
         )
         logger.warning(
-            "what may help: training it longer (teacher.max_epoch) or on more trips, a smaller teacher "
-            "(teacher.n_layer, teacher.n_embd), larger cells (distill.grid_size)"
+            "what may help: training it longer (teacher.max_epoch) or on more trips (--trips), a smaller teacher "
+            f"(teacher.n_layer, teacher.n_embd){', larger cells (distill.grid_size)' if kind == CELLS else ''}"
         )
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from models.config import MAX_LAYERS, MAX_WIDTH, ModelConfig, setting
 
+# What a teacher's tokens stand for.
+CELLS, ROADS = "cells", "roads"
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -95,14 +98,16 @@ class DistillConfig:
     grid_size: float = setting(
         0.001,
         "Side of a grid cell in degrees of latitude and longitude (0.001 is about 111 m from north to south). "
-        "Together with `downsample` it must give the grid that the teacher was trained on.",
+        "Together with `downsample` it must give the grid that the teacher was trained on. A teacher of roads has no "
+        "grid.",
         above=0.0,
     )
     downsample: int = setting(1, "Merge this many cells in each direction into one.", min=1)
     window: int = setting(
         4,
-        "How many of the latest tokens of a trip the teacher reads, at most its own `block_size`. A longer window "
-        "gives it more context and takes longer; each value has a cache of its own.",
+        "How many of the latest tokens of a trip the teacher reads, at most its own `block_size`; one that knows the "
+        "destination reads that token before them, so at most `block_size` - 1. A longer window gives it more context "
+        "and takes longer; each value has a cache of its own.",
         min=1,
     )
     lambda_: float = setting(
@@ -158,6 +163,19 @@ class TeacherConfig:
         below=1.0,
     )
     max_norm: float = setting(1.0, "Gradients with a larger norm are scaled down to this norm.", above=0.0)
+    tokens: str = setting(
+        CELLS,
+        "What a token stands for: the grid cell that a road lies in (`cells`, as published; roads of one cell share a "
+        "token, and the teacher cannot rank them), or the road itself (`roads`; needs no grid, and fits this road "
+        "network only). The teacher file records it, and distillation follows the file.",
+        choices=(CELLS, ROADS),
+    )
+    destination: bool = setting(
+        False,
+        "Put the token of the trip's destination before SOT in training, and before every window that the teacher "
+        "reads in distillation. The published LM-TAD does not know where a trip goes; HOSER does. The teacher file "
+        "records it, and distillation follows the file.",
+    )
 
 
 @dataclass(frozen=True)

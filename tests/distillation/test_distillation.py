@@ -25,6 +25,7 @@ from utils.distillation.kl_loss import DistillationTerm, load_distillation, meas
 from utils.distillation.score_cache import cache_key, cached_log_probs
 from utils.distillation.teacher_file import Teacher, load_teacher, save_teacher
 from utils.distillation.teacher_scores import TeacherReader, tokens_of_roads
+from utils.distillation.tokens import cell_tokens
 from utils.errors import UserError
 
 TEACHER = Path("save/Mini/teacher/weights.pt")
@@ -44,7 +45,7 @@ class Setting:
         )
         self.teacher: Teacher = load_teacher(folder / TEACHER)
         self.grid = make_grid(self.city.network, 0.001, 1)
-        self.tokens = tokens_of_roads(self.teacher, self.grid, folder / TEACHER)
+        self.tokens = tokens_of_roads(self.teacher, cell_tokens(self.grid), self.city.network, folder / TEACHER)
 
     def reader(self, window: int = 4) -> TeacherReader:
         return TeacherReader(self.teacher, self.tokens, window)
@@ -402,6 +403,6 @@ def test_a_vocabulary_gives_tokens_and_cells_without_one_have_none(setting: Sett
     model = LMTAD(LMTADConfig(16, len(vocab), 1, 1, 8))
     path = setting.folder / "vocab.pt"
     save_teacher(path, model, (setting.grid.rows, setting.grid.columns), vocab)
-    tokens = tokens_of_roads(load_teacher(path), setting.grid, path)
+    tokens = tokens_of_roads(load_teacher(path), cell_tokens(setting.grid), setting.city.network, path)
     for cell, token in zip(setting.grid.cell.tolist(), tokens.tolist(), strict=True):
         assert token == vocab.get(str(cell), -1)

@@ -22,6 +22,7 @@ from utils.distillation.grid import make_grid
 from utils.distillation.teacher_checkpoint import TeacherCheckpoint
 from utils.distillation.teacher_file import load_teacher, save_teacher
 from utils.distillation.teacher_training import IGNORED, TokenTrips
+from utils.distillation.tokens import cell_tokens
 
 SMALL = ["n_layer=2", "n_head=2", "n_embd=32", "block_size=24", "batch_size=20", "max_epoch=5", "learning_rate=0.003"]
 OPTIONS = [option for setting in SMALL for option in ("--set", f"teacher.{setting}")]
@@ -217,7 +218,7 @@ def test_a_teacher_that_diverges_saves_nothing_more(tmp_path: Path) -> None:
 
 
 def test_a_perplexity_that_is_no_number_is_never_the_best(workplace: Path) -> None:
-    checkpoint = TeacherCheckpoint(workplace, workplace / "weights.pt", {}, {}, {})
+    checkpoint = TeacherCheckpoint(workplace, workplace / "weights.pt", {}, {}, {}, {})
     for values, best in (([math.nan, 5.0, 4.0], 3), ([7.0, math.nan, 8.0], 1), ([math.nan, math.nan, 9.0], 3)):
         checkpoint.perplexities = values
         assert checkpoint.best_epoch == best
@@ -281,7 +282,7 @@ def test_sequences_are_sot_cells_eot_and_targets_are_shifted_by_one(trained: Tea
     config = load_config("Mini", trained.folder / "Mini.yaml")
     city = load_city("Mini", config, trained.folder / "data" / "Mini")
     grid, trips = make_grid(city.network, 0.001, 1), city.trips("val")
-    tokens = TokenTrips(trips, grid, block_size=64, batch_size=7, device=torch.device("cpu"))
+    tokens = TokenTrips(trips, cell_tokens(grid), block_size=64, batch_size=7, device=torch.device("cpu"))
     vocabulary, trip = tokens.vocabulary, 0
     for inputs, targets in tokens.whole():
         for row, target in zip(inputs.tolist(), targets.tolist(), strict=True):
@@ -298,7 +299,7 @@ def test_training_sequences_are_ends_of_trips_and_a_block_at_most(trained: Teach
     config = load_config("Mini", trained.folder / "Mini.yaml")
     city = load_city("Mini", config, trained.folder / "data" / "Mini")
     grid, trips = make_grid(city.network, 0.001, 1), city.trips("train")
-    tokens = TokenTrips(trips, grid, block_size=5, batch_size=50, device=torch.device("cpu"))
+    tokens = TokenTrips(trips, cell_tokens(grid), block_size=5, batch_size=50, device=torch.device("cpu"))
     inputs = [row for batch, _ in tokens.shuffled(0, 0) for row in batch.tolist()]
     assert len(inputs) == len(trips)
     assert all(len(row) <= 5 for row in inputs)

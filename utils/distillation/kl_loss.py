@@ -15,10 +15,10 @@ from utils.config_sections import DistillConfig
 from utils.data.cache import cache_folder
 from utils.data.dataset import City
 from utils.data.loader import BatchLoader
-from utils.distillation.grid import describe_grid, make_grid, warn_of_stretched_grid
 from utils.distillation.score_cache import cache_key, cached_log_probs
 from utils.distillation.teacher_file import load_teacher
 from utils.distillation.teacher_scores import TeacherReader, tokens_of_roads
+from utils.distillation.tokens import make_tokens
 from utils.errors import UserError
 from utils.runtime.device import load_compiler
 from utils.runtime.distributed import ALONE, Processes
@@ -112,10 +112,10 @@ def load_distillation(
 
 @dataclass(frozen=True)
 class TeacherMetrics:
-    """How well a teacher predicts the next road, on the steps whose cells it knows."""
+    """How well a teacher predicts the next road, on the steps whose tokens it knows."""
 
     known_share: float  # of all steps
-    tied_share: float  # of the known steps: two candidates lie in one cell, so the teacher cannot rank them
+    tied_share: float  # of the known steps: candidates share a token, so the teacher cannot rank them
     accuracy: float
     uniform_accuracy: float  # of a guess that takes all candidates for equally likely
     perplexity: float  # exp of the mean of -log q(road that was taken); infinite where it calls one impossible
@@ -160,20 +160,27 @@ def measure_teacher(
     return TeacherMetrics(known / steps, tied, right, uniform_right, perplexity, math.exp(uniform_surprise))
 
 
-def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoader], config: DistillConfig) -> None:
-    """Say what the teacher is worth on the validation split, and which settings of distillation have no effect."""
-    metrics = measure_teacher(distillation.val_log_probs, distillation.token_of_road, loaders["val"])
+def introduce_teacher(
+    distillation: Distillation, loaders: Mapping[str, BatchLoader], config: DistillConfig
+) -> TeacherMetrics | None:
+    """Say what the teacher is worth on the validation split, and which settings of distillation have no effect.
+
+    Its answers on val are kept beside those on train, so this costs a pass over val once (and at each start where
+    `distill.cache` is off).
+    """
+    val = loaders["val"]
+    metrics = measure_teacher(distillation.val_log_probs, distillation.token_of_road, val)
     if metrics is None:
         logger.warning("the teacher knows no step of val: nothing can be said of it")
     else:
         logger.info(
-            f"the teacher, on val: next-road accuracy {metrics.accuracy:.4f} (a uniform guess: "
-            f"{metrics.uniform_accuracy:.4f}), perplexity {metrics.perplexity:.4g} candidates "
-            f"(a uniform guess: {metrics.uniform_perplexity:.4g})"
+            f"the teacher, on val ({val.num_trips:,} trips): next-road accuracy {metrics.accuracy:.4f} (a uniform "
+            f"guess: {metrics.uniform_accuracy:.4f}), perplexity {metrics.perplexity:.4g} candidates (a uniform "
+            f"guess: {metrics.uniform_perplexity:.4g})"
         )
         logger.info(
-            f"it knows the cells of {metrics.known_share:.1%} of the steps; at {metrics.tied_share:.1%} of them two "
-            "candidates share a cell, which it cannot rank"
+            f"it knows the tokens of {metrics.known_share:.1%} of the steps; at {metrics.tied_share:.1%} of them "
+            "candidates share a token, and it cannot rank those"
         )
         if metrics.accuracy <= metrics.uniform_accuracy:
             logger.warning("this teacher knows no more of the next road than a uniform guess: it cannot help")
@@ -182,7 +189,12 @@ def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoa
                 "this teacher is often right, but so sure where it is wrong that its perplexity is no better than that "
                 "of a uniform guess; a higher distill.temperature softens it"
             )
-    train, last_only = loaders["train"], config.steps == "last"
+    _warn_of_no_effect(loaders["train"], config)
+    return metrics
+
+
+def _warn_of_no_effect(train: BatchLoader, config: DistillConfig) -> None:
+    last_only = config.steps == "last"
     if config.lambda_ == 0:
         logger.warning("distill.lambda is 0: the teacher has no effect")
     elif not train.steps_with_choice(last_only):
@@ -191,6 +203,21 @@ def introduce_teacher(distillation: Distillation, loaders: Mapping[str, BatchLoa
         )
     elif last_only and train.has_one_step_trips_only:
         logger.warning("distill.steps=last has no effect: the trips of train.csv have one step each")
+
+
+def judge_teacher(metrics: TeacherMetrics | None, best_val_acc: float) -> None:
+    """Say at the end if the student is better than the teacher that it learned from.
+
+    Args:
+        metrics: the teacher's on val; None if it knows no step of it.
+        best_val_acc: the student's best accuracy on val.
+    """
+    if metrics is not None and metrics.accuracy < best_val_acc:
+        logger.warning(
+            f"this teacher could not help: its next-road accuracy on val, {metrics.accuracy:.4f}, is below the "
+            f"student's best, {best_val_acc:.4f} (teacher.destination, teacher.tokens and --trips of "
+            "tools/train_teacher.py make teachers that know more)"
+        )
 
 
 def load_teacher_reader(
@@ -202,17 +229,17 @@ def load_teacher_reader(
         UserError: the teacher cannot be read, or does not fit the city or the window.
     """
     path = teacher_path(config, dataset)
-    logger.info(f"teacher: {path}")
     load_compiler()
     teacher = load_teacher(path)
-    block_size = teacher.model.config.block_size
-    if config.window > block_size:
-        raise UserError(f"distill.window: found {config.window}, expected at most {block_size} (block_size of {path})")
-    grid = make_grid(city.network, config.grid_size, config.downsample)
-    warn_of_stretched_grid(grid)
-    token_of_road = tokens_of_roads(teacher, grid, path)
+    logger.info(f"teacher: {path}; {teacher.describe()}")
+    if config.window > teacher.longest_window:
+        limit = teacher.describe_window(path)
+        raise UserError(f"distill.window: found {config.window}, expected at most {limit}")
+    tokens = make_tokens(teacher.tokens, city.network, config)
+    token_of_road = tokens_of_roads(teacher, tokens, city.network, path)
     known = (token_of_road >= 0).float().mean().item()
-    logger.info(f"{describe_grid(grid)}; {known:.1%} of the roads lie in cells that the teacher knows")
+    known_roads = f"; {known:.1%} of the roads lie in cells that the teacher knows" if tokens.grid else ""
+    logger.info(f"{tokens.describe()}{known_roads}")
     teacher.model.to(device)
     if known == 0:
         raise UserError(f"{path}: knows no cell that a road of this city lies in; another city's teacher?")

@@ -10,6 +10,7 @@ from loguru import logger
 from torch import Tensor
 
 from models.lmtad import LMTAD
+from utils.config_sections import CELLS
 from utils.distillation.teacher_file import save_teacher
 from utils.errors import UserError
 from utils.files.atomic import earlier_path, free_number, move
@@ -37,6 +38,8 @@ KINDS = {
     "optimizer_state_dict": dict,
     "scaler": dict,
 }
+# What the version before trained, without saying so.
+FORMER_IDENTITY = {"tokens": CELLS, "destination": False}
 
 
 class TeacherCheckpoint:
@@ -49,6 +52,7 @@ class TeacherCheckpoint:
         identity: dict[str, object],
         settings: dict[str, Any],
         inputs: dict[str, str],
+        records: dict[str, Any],
     ):
         """Nothing is read yet.
 
@@ -58,9 +62,10 @@ class TeacherCheckpoint:
             identity: what a run must share with a checkpoint to resume from it.
             settings: the section `teacher`, whose other keys may change.
             inputs: what else shapes the result, and may change, by what it is.
+            records: what the teacher file says of its tokens and trips (`teacher_file.RECORDS`).
         """
         self.path, self.weights = folder / "checkpoint_latest.pth", weights
-        self.settings, self.inputs = settings, inputs
+        self.settings, self.inputs, self.records = settings, inputs, records
         self._file = ResumeFile(self.path, identity)
         self._is_fresh = True  # what is there is another training's, and is set aside before the first epoch is saved
         self.perplexities: list[float] = []
@@ -82,6 +87,7 @@ class TeacherCheckpoint:
             "identity": self._file.identity,
             "settings": self.settings,
             "others": self.inputs,
+            "records": self.records,
             "weights": str(self.weights),
             "val_perplexity": self.perplexities,
             "batches_done": self.batches_done,
@@ -119,7 +125,7 @@ class TeacherCheckpoint:
         self._check_owned(content)
         if content is None:
             return
-        if mismatches := self._file.mismatches(content["identity"]):
+        if mismatches := self._mismatches(content):
             logger.warning(f"⚠️  Checkpoint mismatch ({', '.join(mismatches)})")
             logger.warning("⚠️  Starting fresh; the other teacher is set aside when the first epoch is done")
             return
@@ -164,12 +170,20 @@ class TeacherCheckpoint:
         self._file.save(self.state_dict(model, optimizer, precision))
         # In this order: when we are killed between the two, the checkpoint has the weights.
         if is_best:
-            save_teacher(self.weights, model, self._grid)
+            self._save_weights(model)
 
-    @property
-    def _grid(self) -> tuple[int, int]:
-        rows, columns = self._file.identity["grid"]
-        return rows, columns
+    def _save_weights(self, model: LMTAD) -> None:
+        grid = self._file.identity.get("grid")
+        save_teacher(self.weights, model, tuple(grid) if grid else None, records=self.records)
+
+    def _mismatches(self, content: dict[str, Any]) -> list[str]:
+        """Where the checkpoint is of another teacher."""
+        mismatches = self._file.mismatches(FORMER_IDENTITY | content["identity"])
+        files = [records.get("trips", {}).get("file") for records in (content.get("records", {}), self.records)]
+        if content["identity"].get("data") != self._file.identity.get("data") and None not in files:
+            old, new = files
+            mismatches += [f"trips={old} vs {new}"] if old != new else []
+        return mismatches
 
     def _announce_changes(self, content: dict[str, Any]) -> None:
         """Other settings hold from the next epoch on. Raises UserError if there is none."""
@@ -204,7 +218,7 @@ class TeacherCheckpoint:
         make_way_for_best(self.weights, digest, self._replaced_digest)
         best = copy.deepcopy(model)
         best.load_state_dict(self._best_state)
-        save_teacher(self.weights, best, self._grid)
+        self._save_weights(best)
 
     def _set_aside(self) -> None:
         """Another training's checkpoint and weights, or weights from elsewhere, keep names of their own."""

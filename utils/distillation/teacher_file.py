@@ -4,25 +4,45 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from models.lmtad import LMTAD, LMTADConfig
+from utils.config_sections import CELLS, ROADS
 from utils.distillation.lmtad_import import attributes_of, load_foreign
+from utils.distillation.tokens import NetworkKey
 from utils.errors import UserError
 from utils.files.file_kinds import foreign_kind
 from utils.files.state_dicts import unwrapped
 from utils.files.tensor_files import save_tensors, state_dict_of
 
 SPECIAL_TOKENS = ("PAD", "EOT", "SOT")
+# What our own files say beside the public ones: `teacher.tokens`, `teacher.destination`, the road network that tokens
+# of roads belong to, and the trips of the training.
+RECORDS = ("tokens", "destination", "network", "trips")
 MAX_CELLS = 2**26
 CELL = re.compile(r"0|[1-9][0-9]{0,9}")
 # The public code's causal mask, saved with the weights where PyTorch had no attention of its own.
 MASK = re.compile(r"transformer\.h\.\d+\.attn\.bias")
+
+
+@dataclass(frozen=True)
+class TrainingTrips:
+    """The trips that a teacher was trained on, as its file records them (`trips`)."""
+
+    file: str  # its name
+    number: int
+    hash: str  # of the sequences of tokens
+
+    def __str__(self) -> str:
+        return f"{self.number:,} trips of {self.file}"
+
+
+Record = TypeVar("Record", NetworkKey, TrainingTrips)
 
 
 @dataclass(frozen=True)
@@ -31,10 +51,30 @@ class Teacher:
 
     model: LMTAD  # in evaluation mode, without gradients
     grid: tuple[int, int] | None  # rows, columns
-    token_of_cell: Tensor | None  # [rows * columns] int64, -1: the cell has none; None: token = cell
+    token_of_cell: Tensor | None  # [rows * columns] int64, -1: the cell has none; None: token = cell (or road)
     sot: int
     eot: int | None
     pad: int | None
+    tokens: str = CELLS  # what they stand for: "cells" or "roads"
+    destination: bool = False  # its token stands before each window
+    network: NetworkKey | None = None  # of a teacher of roads
+    trips: TrainingTrips | None = None  # that it was trained on, where the file says so
+
+    @property
+    def longest_window(self) -> int:
+        """The most tokens of a trip that it can read."""
+        return self.model.config.block_size - self.destination
+
+    def describe_window(self, path: Path) -> str:
+        """The longest one and what it comes from, for messages."""
+        less = ", less one for the destination" if self.destination else ""
+        return f"{self.longest_window} (block_size of {path}{less})"
+
+    def describe(self) -> str:
+        """What it reads and what it was trained on, in one line."""
+        destination = "with" if self.destination else "without"
+        trips = f", trained on {self.trips}" if self.trips else ""
+        return f"tokens are {self.tokens}, {destination} the destination{trips}"
 
 
 def load_teacher(path: Path) -> Teacher:
@@ -54,7 +94,11 @@ def load_teacher(path: Path) -> Teacher:
 
 
 def save_teacher(
-    path: Path, model: LMTAD, grid: tuple[int, int] | None = None, vocab: Mapping[str, int] | None = None
+    path: Path,
+    model: LMTAD,
+    grid: tuple[int, int] | None = None,
+    vocab: Mapping[str, int] | None = None,
+    records: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a teacher file, atomically.
 
@@ -63,11 +107,13 @@ def save_teacher(
         model: its weights and sizes are written.
         grid: rows and columns, where known.
         vocab: cell number as text, and PAD, EOT, SOT -> token; without it token = cell, and SOT is the last token.
+        records: what else is known, by the names of `RECORDS`. Without them the tokens are cells, and the destination
+            is not among them.
 
     Raises:
         UserError: the parts do not fit each other, or the file cannot be written.
     """
-    content = _content(state_dict_of(model), asdict(model.config), grid, vocab)
+    content = _content(state_dict_of(model), asdict(model.config), grid, vocab) | dict(records or {})
     with _naming(path):
         content = _normalised(content)
     save_tensors(content, path)
@@ -96,7 +142,8 @@ def export_checkpoint(
         # A vocabulary that is given stands for all that the file says of tokens.
         special = content.get("special_tokens") if vocab is None else None
         vocab = content.get("vocab") if vocab is None else vocab
-        return _normalised(_content(state, config, grid, vocab, special))
+        records = {name: content[name] for name in RECORDS if name in content}
+        return _normalised(_content(state, config, grid, vocab, special) | records)
 
 
 def read_vocab(path: Path) -> dict[str, int]:
@@ -168,10 +215,48 @@ def _read(content: Any) -> Teacher:
         config = LMTADConfig.from_dict(content["model_config"])
     except ValueError as error:
         raise ValueError(f"model_config: {error}") from None
-    grid = _read_grid(content.get("grid"))
+    grid, records = _read_grid(content.get("grid")), _read_records(content)
     tokens, special = _read_tokens(content.get("vocab"), content.get("special_tokens"), config, grid)
+    if records["tokens"] == ROADS:
+        _check_roads(content, records["network"], special)
     model = _read_model(config, state)
-    return Teacher(model, grid, tokens, special["SOT"], special.get("EOT"), special.get("PAD"))
+    return Teacher(model, grid, tokens, special["SOT"], special.get("EOT"), special.get("PAD"), **records)
+
+
+def _read_records(content: dict[str, Any]) -> dict[str, Any]:
+    """Those of `RECORDS`, as fields of `Teacher`. Raises ValueError."""
+    tokens, destination = content.get("tokens", CELLS), content.get("destination", False)
+    if tokens not in (CELLS, ROADS):
+        raise ValueError(f"tokens: found {str(tokens)[:40]!r}, expected {CELLS!r} or {ROADS!r}")
+    if type(destination) is not bool:
+        raise ValueError(f"destination: found {str(destination)[:40]!r}, expected true or false")
+    return {
+        "tokens": tokens,
+        "destination": destination,
+        "network": _read_record(content, "network", NetworkKey),
+        "trips": _read_record(content, "trips", TrainingTrips),
+    }
+
+
+def _read_record(content: dict[str, Any], name: str, kind: type[Record]) -> Record | None:
+    """A record of plain texts and numbers; None if the file has none. Raises ValueError."""
+    values, types = content.get(name), {field.name: field.type for field in fields(kind)}
+    if values is None:
+        return None
+    if not isinstance(values, dict) or {key: type(value) for key, value in values.items()} != types:
+        raise ValueError(f"{name}: found {str(values)[:80]!r}, expected {', '.join(types)}")
+    return kind(**values)
+
+
+def _check_roads(content: dict[str, Any], network: NetworkKey | None, special: dict[str, int]) -> None:
+    """token = road, and the special tokens come behind all roads. Raises ValueError."""
+    if network is None:
+        raise ValueError("network: is missing, but tokens are roads: of which road network?")
+    for name in ("grid", "vocab"):
+        if name in content:
+            raise ValueError(f"{name}: expected none, since tokens are roads")
+    if not 0 < network.roads <= min(special.values()):
+        raise ValueError(f"network: {network.roads} roads and special tokens from {min(special.values())} do not fit")
 
 
 def _read_grid(grid: Any) -> tuple[int, int] | None:

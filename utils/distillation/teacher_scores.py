@@ -1,19 +1,22 @@
 """The teacher's distribution over the candidates of each step.
 
-LM-TAD reads the grid cells of the roads so far and predicts the next cell. Restricted to the cells of the
-candidates, that is what the student learns from.
+LM-TAD reads the tokens of the roads so far (their grid cells, as published, or the roads themselves) and predicts the
+next one. Restricted to the tokens of the candidates, that is what the student learns from.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.batch import Batch
 from models.ragged import ragged_arange
+from utils.data.road_network import RoadNetwork
 from utils.distillation.grid import Grid
 from utils.distillation.teacher_file import Teacher
+from utils.distillation.tokens import RoadTokens
 from utils.errors import UserError
 from utils.training.metrics import pad_candidates
 
@@ -21,12 +24,25 @@ from utils.training.metrics import pad_candidates
 WINDOWS_AT_ONCE = 4096
 
 
-def tokens_of_roads(teacher: Teacher, grid: Grid, path: Path) -> Tensor:
-    """The teacher's token for the cell of each road, [N] int64; -1 where it has none.
+def tokens_of_roads(teacher: Teacher, tokens: RoadTokens, network: RoadNetwork, path: Path) -> Tensor:
+    """The teacher's token for each road, [N] int64; -1 where it has none.
+
+    Args:
+        teacher: read from `path`.
+        tokens: those of the city, of the teacher's kind.
+        network: the city's roads.
+        path: for messages.
 
     Raises:
-        UserError: the teacher in `path` was trained on another grid.
+        UserError: the teacher was trained on another grid, or on other roads.
     """
+    if tokens.grid is not None:
+        return _tokens_of_cells(teacher, tokens.grid, path)
+    teacher.network.check(network, path)
+    return torch.from_numpy(tokens.token)
+
+
+def _tokens_of_cells(teacher: Teacher, grid: Grid, path: Path) -> Tensor:
     if teacher.grid is not None and teacher.grid != (grid.rows, grid.columns):
         raise UserError(
             f"{path}: trained on a grid of {teacher.grid[0]} x {teacher.grid[1]} cells, but "
@@ -51,16 +67,17 @@ class TeacherReader:
     """A frozen teacher that reads trips of one city through windows of tokens."""
 
     teacher: Teacher
-    token_of_road: Tensor  # [N] int64, token of the cell of each road; -1: a cell that the teacher does not know
-    window: int
+    token_of_road: Tensor  # [N] int64, token of each road; -1: of a cell that the teacher does not know
+    window: int  # tokens of the trip; the destination, where the teacher knows it, comes on top
 
     @torch.no_grad()
     def log_probs(self, batch: Batch) -> Tensor:
         """log of the teacher's probability of each candidate among those of its step, [K] float32.
 
-        Roads whose centres lie in one cell share its token, so the teacher scores them alike.
+        Where tokens are cells, roads whose centres lie in one share its token, so the teacher scores them alike.
         The softmax over the full vocabulary cancels in it, so the output layer is evaluated at the
-        candidates' tokens only. NaN at the steps that involve a cell unknown to the teacher.
+        candidates' tokens only. NaN at the steps that involve a cell unknown to the teacher (as is each step to a
+        destination that lies in one, if it reads destinations).
         """
         # In float32 also where the student is not: the answers are those that a cache would keep.
         with torch.autocast(batch.road_id.device.type, enabled=False):
@@ -75,26 +92,37 @@ class TeacherReader:
             return torch.where(known[step], log_probs, torch.nan)
 
     def _windows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The last tokens of SOT + cells so far, right-aligned [S, window], and how many they are [S]."""
+        """The last tokens of SOT + roads so far, right-aligned [S, W], and how many they are [S].
+
+        W = window; or window + 1 with the destination, whose token stands before them all, also where SOT is no longer
+        among them. So the places of the others are those of the training, where the destination comes first, too.
+        """
         _, place = ragged_arange(batch.trip_len, len(batch.road_id))
         token = self.token_of_road[batch.road_id]
         back = torch.arange(self.window - 1, -1, -1, device=token.device)  # steps back from the current one
         row = torch.arange(len(token), device=token.device).unsqueeze(1) - back
         history = token[row.clamp(min=0)]
         history = torch.where(back == place.unsqueeze(1) + 1, self.teacher.sot, history)
-        return history, (place + 2).clamp(max=self.window)
+        length = (place + 2).clamp(max=self.window)
+        if not self.teacher.destination:
+            return history, length
+        destination = self.token_of_road[batch.destination_road_id][batch.trip_of_step]
+        history = F.pad(history, (1, 0)).scatter(1, (self.window - length).unsqueeze(1), destination.unsqueeze(1))
+        return history, length + 1
 
     def _read(self, history: Tensor, length: Tensor) -> Tensor:
         """The teacher's last hidden state for each window, [S, n_embd].
 
-        Windows of one length are read together, so that nothing is padded; equal ones are read once.
+        Windows of one length are read together, so that nothing is padded; equal ones are read once (fewer are equal
+        where they begin with the destination: the trips to one place only).
         """
+        width = history.shape[1]
         hidden = torch.empty(len(history), self.teacher.model.config.n_embd, device=history.device)
-        for n in range(1, self.window + 1):
+        for n in range(1, width + 1):
             chosen = (length == n).nonzero().squeeze(1)
             if not len(chosen):
                 continue
-            distinct, inverse = history[chosen, self.window - n :].clamp(min=0).unique(dim=0, return_inverse=True)
+            distinct, inverse = history[chosen, width - n :].clamp(min=0).unique(dim=0, return_inverse=True)
             parts = [self.teacher.model.hidden(part)[:, -1].float() for part in distinct.split(WINDOWS_AT_ONCE)]
             hidden[chosen] = torch.cat(parts)[inverse]
         return hidden

@@ -1,4 +1,7 @@
-"""Training an LM-TAD teacher on the grid cells of a data set's trips: SOT, cells, EOT."""
+"""Training an LM-TAD teacher on the tokens of a data set's trips: SOT, those of the roads, EOT.
+
+Where the teacher is to know the destination, its token comes first.
+"""
 
 import hashlib
 import math
@@ -15,7 +18,7 @@ from models.ragged import ragged_arange
 from utils.config_sections import TeacherConfig
 from utils.data.road_network import RoadNetwork
 from utils.data.trips import Trips
-from utils.distillation.grid import LARGER_CELLS, Grid
+from utils.distillation.tokens import RoadTokens
 from utils.errors import UserError
 from utils.runtime.device import load_compiler
 from utils.runtime.memory import available_bytes, memory_advice, readable_gb
@@ -25,7 +28,7 @@ from utils.runtime.signals import take_signals
 from utils.training.engine import READ_BACK, optimizer_step
 from utils.training.schedule import Schedule
 
-SPECIAL_TOKENS = ("PAD", "EOT", "SOT")  # behind the cells; SOT is the last token
+SPECIAL_TOKENS = ("PAD", "EOT", "SOT")  # behind those of the roads; SOT is the last token
 IGNORED = -100  # no target here
 # Of training sequences this share begins in the middle of the trip: distillation shows the teacher
 # windows that do, with positions counted from their first token.
@@ -34,40 +37,51 @@ CROPPED_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """token = cell, then PAD, EOT, SOT."""
+    """The tokens of roads, then PAD, EOT, SOT."""
 
-    num_cells: int
+    road_tokens: int  # how many: cells or roads
 
     @property
     def size(self) -> int:
-        return self.num_cells + len(SPECIAL_TOKENS)
+        return self.road_tokens + len(SPECIAL_TOKENS)
 
     @property
     def pad(self) -> int:
-        return self.num_cells
+        return self.road_tokens
 
     @property
     def eot(self) -> int:
-        return self.num_cells + 1
+        return self.road_tokens + 1
 
     @property
     def sot(self) -> int:
-        return self.num_cells + 2
+        return self.road_tokens + 2
 
 
 class TokenTrips:
     """The trips of a split as token sequences on the device."""
 
-    def __init__(self, trips: Trips, grid: Grid, block_size: int, batch_size: int, device: torch.device):
-        self.vocabulary = Vocabulary(grid.num_cells)
-        self.block_size, self.batch_size, self.device = block_size, batch_size, device
+    def __init__(
+        self,
+        trips: Trips,
+        tokens: RoadTokens,
+        block_size: int,
+        batch_size: int,
+        device: torch.device,
+        destination: bool = False,
+    ):
+        """With `destination`, its token stands before each sequence, whole or cut; it is no target."""
+        self.vocabulary = Vocabulary(tokens.count)
+        self.batch_size, self.device = batch_size, device
+        self._lead = int(destination)  # tokens before SOT
+        self.longest = block_size - self._lead  # tokens of a trip that a sequence has at most
         lengths = np.diff(trips.offset) + 2
         first = np.cumsum(lengths) - lengths
         token = np.empty(lengths.sum(), dtype=np.int64)
-        is_cell = np.ones(len(token), dtype=bool)
-        is_cell[first] = is_cell[first + lengths - 1] = False
+        is_road = np.ones(len(token), dtype=bool)
+        is_road[first] = is_road[first + lengths - 1] = False
         token[first], token[first + lengths - 1] = self.vocabulary.sot, self.vocabulary.eot
-        token[is_cell] = grid.cell[trips.road_id]
+        token[is_road] = tokens.token[trips.road_id]
         self._first, self._length = torch.from_numpy(first), torch.from_numpy(lengths)
         self.token = torch.from_numpy(token).to(device)
 
@@ -85,8 +99,9 @@ class TokenTrips:
 
     def whole(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All trips in the order of the file, cut to the block size."""
+        whole = torch.zeros_like(self._length)
         for trip in torch.arange(len(self._length)).split(self.batch_size):
-            yield self._batch(self._first[trip], self._length[trip])
+            yield self._batch(trip, whole[trip])
 
     def shuffled(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Training sequences of an epoch; a function of seed and epoch alone."""
@@ -96,17 +111,23 @@ class TokenTrips:
         skip = np.where(rng.random(len(room)) < CROPPED_SHARE, rng.integers(0, room + 1), 0)
         # A trip longer than a block is seen from all its places in the long run.
         for trip in order.split(self.batch_size):
-            cut = torch.from_numpy(skip)[trip]
-            yield self._batch(self._first[trip] + cut, self._length[trip] - cut)
+            yield self._batch(trip, torch.from_numpy(skip)[trip])
 
-    def _batch(self, first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets [B, T]; past a trip's end PAD and IGNORED, which nothing before them sees."""
-        steps = (length - 1).clamp(max=self.block_size)
+    def _batch(self, trip: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets [B, T] of trips [B] without their first `skip` [B] tokens.
+
+        Past a trip's end they are PAD and IGNORED, which nothing before them sees.
+        """
+        first, length = self._first[trip], self._length[trip]
+        steps = (length - skip - 1).clamp(max=self.longest)
         row, place = (index.to(self.device) for index in ragged_arange(steps))
-        source = first.to(self.device)[row] + place
-        shape = (len(first), int(steps.max()))
+        source = (first + skip).to(self.device)[row] + place
+        shape = (len(trip), self._lead + int(steps.max()))
         inputs = torch.full(shape, self.vocabulary.pad, device=self.device)
         targets = torch.full(shape, IGNORED, device=self.device)
+        if self._lead:
+            inputs[:, 0] = self.token[(first + length - 2).to(self.device)]  # the last road, before EOT
+        place = place + self._lead
         inputs[row, place], targets[row, place] = self.token[source], self.token[source + 1]
         return inputs, targets
 
@@ -115,8 +136,8 @@ class TokenTrips:
 NUMBERS_PER_PARAMETER = 4
 
 
-def make_teacher(config: TeacherConfig, grid: Grid, device: torch.device) -> LMTAD:
-    """A new teacher for the cells of `grid`, on `device`.
+def make_teacher(config: TeacherConfig, tokens: RoadTokens, device: torch.device) -> LMTAD:
+    """A new teacher that reads `tokens`, on `device`.
 
     Raises:
         UserError: sizes that do not fit together, or a teacher that cannot be trained in this machine's memory.
@@ -124,13 +145,11 @@ def make_teacher(config: TeacherConfig, grid: Grid, device: torch.device) -> LMT
     names = ("block_size", "n_layer", "n_head", "n_embd", "dropout")
     try:
         sizes = LMTADConfig(
-            vocab_size=Vocabulary(grid.num_cells).size, bias=False, **{name: getattr(config, name) for name in names}
+            vocab_size=Vocabulary(tokens.count).size, bias=False, **{name: getattr(config, name) for name in names}
         )
     except ValueError as error:
         raise UserError(f"teacher: {error}") from None
-    advice = (
-        f"{grid.origin}, each with a row of teacher.n_embd {config.n_embd} numbers; {LARGER_CELLS}, or lower n_embd"
-    )
+    advice = f"{tokens.origin}, each with a row of teacher.n_embd {config.n_embd} numbers; {tokens.fewer}lower n_embd"
     load_compiler()
     with torch.device("meta"):
         parameters = sum(value.numel() for value in LMTAD(sizes).parameters())
@@ -187,7 +206,7 @@ def train_teacher_epoch(
 
 @torch.no_grad()
 def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
-    """exp of the mean cross-entropy per token (cells and EOT) over all trips.
+    """exp of the mean cross-entropy per token (roads and EOT) over all trips.
 
     Raises:
         UserError: it is not a number: the training has diverged.
@@ -208,29 +227,30 @@ def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
     return math.exp(min(mean, 700.0))
 
 
-def uniform_perplexity(trips: Trips, network: RoadNetwork, grid: Grid, block_size: int) -> float:
+def uniform_perplexity(trips: Trips, network: RoadNetwork, tokens: RoadTokens, longest: int) -> float:
     """The perplexity of a guess that knows the road network only: what a teacher's is to be compared with.
 
     It takes all roads for equally likely as the first, and after each road all its successors and the end of the trip;
-    a cell gets the sum over its roads. Tokens are those of `perplexity`: cells and EOT, cut to the block size.
+    a token gets the sum over its roads. What is counted is what `perplexity` counts: tokens of roads and EOT, at most
+    `longest` of a trip.
     """
-    road, cell = trips.road_id.astype(np.int64), grid.cell
+    road, token = trips.road_id.astype(np.int64), tokens.token
     lengths = np.diff(trips.offset)
     first = trips.offset[:-1]
     place = np.arange(len(road)) - np.repeat(first, lengths)
     degree = np.diff(network.reach_ptr)[road]
     # of the first road, and behind each road
-    begin = np.bincount(cell, minlength=grid.num_cells)[cell[road[first]]] / network.num_roads
+    begin = np.bincount(token, minlength=tokens.count)[token[road[first]]] / network.num_roads
     is_last = np.zeros(len(road), dtype=bool)
     is_last[trips.offset[1:] - 1] = True
     step = np.flatnonzero(~is_last)
     owner = np.repeat(np.arange(len(step)), degree[step])
     relation = np.arange(len(owner)) - np.repeat(np.cumsum(degree[step]) - degree[step], degree[step])
     candidate = network.reach_road[network.reach_ptr[road[step]][owner] + relation]
-    same_cell = cell[candidate] == cell[road[step + 1]][owner]
+    same_token = token[candidate] == token[road[step + 1]][owner]
     ways = np.ones(len(road))  # the end of the trip
-    ways[step] = np.bincount(owner[same_cell], minlength=len(step))
-    behind = -np.log(ways / (degree + 1))[place + 1 < block_size]
+    ways[step] = np.bincount(owner[same_token], minlength=len(step))
+    behind = -np.log(ways / (degree + 1))[place + 1 < longest]
     return float(np.exp((-np.log(begin).sum() + behind.sum()) / (len(begin) + len(behind))))
 
 

@@ -5,12 +5,12 @@ import dataclasses
 from optuna.distributions import CategoricalDistribution
 
 from utils.config import Config
-from utils.config_sections import DistillConfig
+from utils.config_sections import ROADS, DistillConfig
 from utils.data.dataset import file_digests, find_folder, load_city
-from utils.distillation.grid import make_grid
 from utils.distillation.kl_loss import check_teacher, teacher_path
 from utils.distillation.teacher_file import load_teacher
 from utils.distillation.teacher_scores import tokens_of_roads
+from utils.distillation.tokens import make_tokens
 from utils.errors import UserError
 from utils.files.checksums import file_digest
 from utils.search.space import SearchSpace
@@ -31,13 +31,12 @@ def check_data_and_teachers(dataset: str, data_dir: str | None, config: Config, 
     for each in settings:
         path = teacher_path(each, dataset)
         teacher = load_teacher(path)
-        if not {"distill.grid_size", "distill.downsample"} & set(searched):
-            tokens_of_roads(teacher, make_grid(city.network, each.grid_size, each.downsample), path)
+        if teacher.tokens == ROADS or not {"distill.grid_size", "distill.downsample"} & set(searched):
+            tokens_of_roads(teacher, make_tokens(teacher.tokens, city.network, each), city.network, path)
         window = searched.get("distill.window")
         longest = each.window if window is None else max(getattr(window, "choices", None) or [window.high])
-        block_size = teacher.model.config.block_size
-        if longest > block_size:
-            raise UserError(f"distill.window: up to {longest}, expected at most {block_size} (block_size of {path})")
+        if longest > teacher.longest_window:
+            raise UserError(f"distill.window: up to {longest}, expected at most {teacher.describe_window(path)}")
 
 
 def digests_of_inputs(dataset: str, data_dir: str | None, config: Config, space: SearchSpace) -> dict[str, str]:
