@@ -13,6 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command_line import run_command_line
+from utils.config_sections import ROADS
 from utils.distillation.teacher_file import export_checkpoint, read_vocab
 from utils.files.tensor_files import save_tensors
 
@@ -47,11 +48,13 @@ def describe(content: dict[str, Any]) -> str:
     """Sizes, grid and special tokens, in one line."""
     config, grid = content["model_config"], content.get("grid")
     special = content.get("special_tokens") or {"SOT": config["vocab_size"] - 1}
+    kind = "token = road" if content.get("tokens") == ROADS else "token = cell"
     return (
         f"{config['n_layer']} layers, width {config['n_embd']}, vocabulary {config['vocab_size']}, "
         f"{f'grid {grid[0]} x {grid[1]}' if grid else 'grid unknown'}, "
         f"special tokens {', '.join(f'{name} {token}' for name, token in special.items())}, "
-        f"{'vocabulary file' if 'vocab' in content else 'token = cell'}"
+        f"{'vocabulary file' if 'vocab' in content else kind}"
+        f"{', destination first' if content.get('destination') else ''}"
     )
 
 
