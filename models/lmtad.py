@@ -1,4 +1,6 @@
-"""LM-TAD (Mbuya et al., SIGSPATIAL 2024): a GPT-2-style language model whose tokens are grid cells.
+"""LM-TAD (Mbuya et al., SIGSPATIAL 2024): a GPT-2-style language model of trips.
+
+Its tokens are grid cells, as published, or roads; what they mean is nothing to the model.
 
 The teacher of distillation. Parameter names are those of the public code, so that its weights load.
 """

@@ -31,7 +31,7 @@ from utils.command_line import (
     warn_of_unread,
 )
 from utils.config import Config, config_source, load_config
-from utils.config_sections import CELLS, ROADS, TeacherConfig
+from utils.config_sections import CELLS, ROADS
 from utils.data.dataset import City, find_folder, load_city
 from utils.data.overlap import count_shared
 from utils.data.trips import Trips
@@ -63,6 +63,7 @@ UNREAD = {
     **dict.fromkeys(("optimizer_config", "training.compile", "navigator_config"), ONLY_THE_STUDENT),
     **{f"distill.{name}": ONLY_THE_STUDENT for name in ("enable", "window", "lambda", "temperature", "steps", "cache")},
 }
+IDENTITY = ("tokens", "destination", "n_layer", "n_head", "n_embd", "block_size")  # settings of another teacher
 WITHOUT_GRID = dict.fromkeys(("distill.grid_size", "distill.downsample"), "teacher.tokens is roads")
 
 
@@ -91,9 +92,9 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     city = load_city(args.dataset, config, args.data_dir)
     road_tokens = make_tokens(settings.tokens, city.network, distill)
     logger.info(road_tokens.describe())
-    file = args.trips or city.folder / "train.csv"
     trips = {"train": read_training_trips(city, args.trips), "val": city.trips("val")}
-    logger.info(f"{len(trips['train']):,} trips of {file}, validated with {len(trips['val']):,}")
+    where = args.trips or city.folder / "train.csv"
+    logger.info(f"{len(trips['train']):,} trips of {where}, validated with {len(trips['val']):,}")
     tokens = {
         split: TokenTrips(
             each, road_tokens, settings.block_size, settings.batch_size, device, destination=settings.destination
@@ -110,22 +111,7 @@ def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     precision = Precision(config.training.precision, device)
     logger.info(f"LM-TAD with {sum(p.numel() for p in model.parameters()):,} parameters on {device}")
 
-    inputs = {"validation data": tokens["val"].data_key, "precision": precision.name}
-    records = {
-        "tokens": settings.tokens,
-        "destination": settings.destination,
-        "trips": dataclasses.asdict(TrainingTrips(file.name, len(trips["train"]), tokens["train"].data_key)),
-    }
-    if settings.tokens == ROADS:
-        records["network"] = dataclasses.asdict(NetworkKey.from_network(city.network))
-    checkpoint = TeacherCheckpoint(
-        run.save,
-        teacher_path(distill, args.dataset),
-        identity_of(args, settings, road_tokens, tokens["train"]),
-        dataclasses.asdict(settings),
-        inputs,
-        records,
-    )
+    checkpoint = make_checkpoint(args, config, run, city, road_tokens, tokens, precision)
     checkpoint.restore(model, optimizer, precision)
     checkpoint.warn_of_a_full_disk(size_bytes(model))
     first_epoch = len(checkpoint.perplexities)
@@ -168,21 +154,36 @@ def read_training_trips(city: City, file: Path | None) -> Trips:
     return trips
 
 
-def identity_of(
-    args: argparse.Namespace, settings: TeacherConfig, road_tokens: RoadTokens, train: TokenTrips
-) -> dict[str, object]:
-    """What a training must share with a checkpoint to resume from it."""
-    grid = road_tokens.grid
-    return {
+def short_name(file: Path) -> str:
+    """File and folder, `Demo/train.csv`: not where somebody's data lie."""
+    return str(Path(*file.parts[-2:]))
+
+
+def make_checkpoint(
+    args: argparse.Namespace,
+    config: Config,
+    run: Run,
+    city: City,
+    road_tokens: RoadTokens,
+    tokens: dict[str, TokenTrips],
+    precision: Precision,
+) -> TeacherCheckpoint:
+    """The rolling checkpoint, with what tells this training from another one, and what the teacher file will say."""
+    settings, grid, train = config.teacher, road_tokens.grid, tokens["train"]
+    identity = {
         "dataset": args.dataset,
         "seed": args.seed,
         **({"grid": [grid.rows, grid.columns]} if grid else {}),
         "data": train.data_key,
-        **{
-            key: getattr(settings, key)
-            for key in ("tokens", "destination", "n_layer", "n_head", "n_embd", "block_size")
-        },
+        **{key: getattr(settings, key) for key in IDENTITY},
     }
+    inputs = {"validation data": tokens["val"].data_key, "precision": precision.name}
+    trips = TrainingTrips(short_name(args.trips or city.folder / "train.csv"), train.num_trips, train.data_key)
+    records = {"tokens": settings.tokens, "destination": settings.destination, "trips": dataclasses.asdict(trips)}
+    if settings.tokens == ROADS:
+        records["network"] = dataclasses.asdict(NetworkKey.from_network(city.network))
+    weights = teacher_path(config.distill, args.dataset)
+    return TeacherCheckpoint(run.save, weights, identity, dataclasses.asdict(settings), inputs, records)
 
 
 def log_result(checkpoint: TeacherCheckpoint, uniform: float, kind: str) -> None:

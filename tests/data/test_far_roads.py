@@ -12,6 +12,7 @@ from utils.config import load_config
 from utils.data.road_network import RoadNetwork, describe_far_roads, read_road_network
 from utils.distillation.grid import make_grid
 from utils.distillation.teacher_training import make_teacher
+from utils.distillation.tokens import cell_tokens
 
 
 def add_road(folder: Path, lon: float, lat: float) -> int:
@@ -85,7 +86,7 @@ def test_a_teacher_that_does_not_fit_into_the_memory_names_the_keys_and_the_road
     network = read_road_network(folder / "data" / "Mini")
     grid = make_grid(network, 0.001, 1)
     config = load_config(overrides={"teacher.n_embd": 65_536, "teacher.n_head": 1, "teacher.n_layer": 1}).teacher
-    message = error_of(make_teacher, config, grid, torch.device("cpu"))
+    message = error_of(make_teacher, config, cell_tokens(grid), torch.device("cpu"))
     assert message.startswith("a teacher of ") and " are free; distill.grid_size 0.001 makes " in message
     assert f"roadmap.geo, line {line} (road 121" in message
     assert message.endswith("raise distill.grid_size or distill.downsample, or lower n_embd")

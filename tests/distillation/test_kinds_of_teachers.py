@@ -4,7 +4,7 @@ import itertools
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from models.batch import Batch
 from models.lmtad import LMTAD, LMTADConfig
 from tools.export_lmtad_weights import describe
 from tools.train_teacher import main as train_teacher_main
-from utils.config import load_config
+from utils.config import Config, load_config
 from utils.config_sections import DistillConfig
 from utils.data.dataset import City, load_city
 from utils.data.loader import BatchLoader, RoadTables
@@ -34,6 +34,8 @@ from utils.distillation.teacher_scores import TeacherReader
 from utils.distillation.teacher_training import IGNORED, TokenTrips, make_teacher, uniform_perplexity
 from utils.distillation.tokens import NetworkKey, make_tokens
 from utils.files.tensor_files import save_tensors
+from utils.search.preflight import check_data_and_teachers
+from utils.search.space import SearchSpace
 
 KINDS = [("cells", False), ("cells", True), ("roads", False), ("roads", True)]
 BLOCK_SIZE = 16
@@ -289,6 +291,23 @@ def test_a_teacher_of_roads_is_of_one_road_network(city: City, tmp_path: Path, m
     assert "121 roads that it was trained on, and this city has 100; " in error_of(lambda: read_with(**fewer))
 
 
+def test_a_search_compares_its_windows_with_the_room_beside_the_destination(city: City, tmp_path: Path) -> None:
+    path = write_teacher(tmp_path / "t.pt", city, "roads", True)
+
+    def check(windows: str) -> None:
+        def load(more: Sequence[str] = ()) -> Config:
+            searched = f"optuna.search_space={{distill.window: {{choices: {windows}}}}}"
+            return load_config(
+                "Mini", city.folder.parents[1] / "Mini.yaml", [f"distill.teacher={path}", searched, *more]
+            )
+
+        config = load()
+        check_data_and_teachers("Mini", str(city.folder), config, SearchSpace(config, load))
+
+    check("[4, 15]")
+    assert error_of(check, "[4, 16]").startswith("distill.window: up to 16, expected at most 15 (block_size of ")
+
+
 # Training it, and learning from it -----------------------------------------------------------------------------
 
 
@@ -356,7 +375,7 @@ def test_another_kind_and_other_trips_are_another_training(trained: Path, tmp_pa
     folder = Path(shutil.copytree(trained, tmp_path / "project"))
     one_epoch = ["--set", "teacher.max_epoch=1"]
     for arguments, told in (
-        ([], "trips=more.csv vs train.csv)"),
+        ([], "trips=more.csv vs Mini/train.csv)"),
         (["--set", "teacher.destination=false"], "(destination=True vs False)"),
         (["--set", "teacher.destination=false", "--set", "teacher.tokens=cells"], "tokens=roads vs cells)"),
     ):

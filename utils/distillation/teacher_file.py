@@ -34,7 +34,7 @@ MASK = re.compile(r"transformer\.h\.\d+\.attn\.bias")
 class TrainingTrips:
     """The trips that a teacher was trained on, as its file records them (`trips`)."""
 
-    file: str  # its name
+    file: str  # name and folder
     number: int
     hash: str  # of the sequences of tokens
 

@@ -94,6 +94,10 @@ class TokenTrips:
         return digest.hexdigest()
 
     @property
+    def num_trips(self) -> int:
+        return len(self._length)
+
+    @property
     def num_batches(self) -> int:
         return -(-len(self._length) // self.batch_size)
 
