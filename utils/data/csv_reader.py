@@ -107,6 +107,15 @@ def read_chunks(
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def column_names(path: Path) -> list[str]:
+    """The header of a CSV file; empty if it cannot be read (then `read_chunks` says why)."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [name.strip() for name in next(csv.reader(file), [])]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
 class _Lines:
     """The lines of a file, and whether it has ended within a row."""
 

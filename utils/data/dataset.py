@@ -82,12 +82,7 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
     Raises:
         UserError: files are missing or malformed.
     """
-    folder = find_folder(dataset, data_dir)
-    if _is_unbuilt_demo(dataset, data_dir):
-        with folder_lock(folder.parent, wait=True):
-            if _is_unbuilt_demo(dataset, data_dir):  # another process may have built it while we waited
-                _build_demo(folder)
-    network = load_network(folder)
+    folder, network = load_roads(dataset, data_dir)
     _check_sizes(config, network)
     if far := describe_far_roads(network):
         logger.warning(
@@ -108,6 +103,20 @@ def load_city(dataset: str, config: Config, data_dir: str | Path | None = None) 
     features = NetworkFeatures(**{item.name: torch.from_numpy(arrays[item.name]) for item in fields(NetworkFeatures)})
     rules = config.data.on_bad_trip, config.trajectory_encoder_config.max_len, config.data.status
     return City(folder, network, features, transitions, *rules)
+
+
+def load_roads(dataset: str, data_dir: str | Path | None = None) -> tuple[Path, RoadNetwork]:
+    """The folder and the roads of a data set, without zones; the Demo city is built if it is not there.
+
+    Raises:
+        UserError: files are missing or malformed.
+    """
+    folder = find_folder(dataset, data_dir)
+    if _is_unbuilt_demo(dataset, data_dir):
+        with folder_lock(folder.parent, wait=True):
+            if _is_unbuilt_demo(dataset, data_dir):  # another process may have built it while we waited
+                _build_demo(folder)
+    return folder, load_network(folder)
 
 
 def _build_demo(folder: Path) -> None:

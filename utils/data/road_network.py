@@ -88,6 +88,16 @@ def read_polylines(folder: Path) -> tuple[Floats, Ints]:
     return roads.points, roads.offset
 
 
+def read_lengths(folder: Path) -> Floats:
+    """The length of each road in metres, [N].
+
+    Raises:
+        UserError: as `read_road_network`.
+    """
+    with without_garbage_collection():
+        return _read_geo(folder / "roadmap.geo").length_m
+
+
 # A road this many times as far from the middle of the city as the last of the others is far.
 FAR_RATIO = 4.0
 FAR_SHARE = 0.05  # at most of the roads: more of them are another part of the city

@@ -192,15 +192,31 @@ def parse_trips(path: Path, network: RoadNetwork) -> Trips:
     )
 
 
-def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], list[tuple[int, str]]]:
-    """Columns of the good trips: roads per trip, roads, times, labels, lines, numbers, whether they miss their
-    destination; and line and reason of the bad ones.
+@dataclass(frozen=True)
+class ChunkTrips:
+    """The good trips of a chunk of a file. n trips, P positions."""
+
+    row: Ints  # [n], place of each in the chunk
+    counts: Ints  # [n], roads of each
+    road: Ints  # [P]
+    time_s: Ints  # [P]
+    label: Ints  # [P], as in `Trips`; -1 where roadmap.rel does not connect a road of a generated trip to the next
+
+
+def read_chunk_trips(
+    chunk: Chunk, network: RoadNetwork, generated: bool = False
+) -> tuple[ChunkTrips, list[tuple[int, str]]]:
+    """The good trips of a chunk whose first columns are roads and times; line and reason of the bad ones.
+
+    Args:
+        chunk: rows of a file.
+        network: the roads that the trips run on.
+        generated: whether a model made the trips: then one may have one road only, or roads that are not connected.
     """
     rid_texts = [_strip_brackets(text) for text in chunk.columns[0]]
     time_texts = [_strip_brackets(text) for text in chunk.columns[1]]
-    line, number = (np.array(values, dtype=np.int64) for values in (chunk.lines, chunk.numbers))
     reasons: dict[int, str] = {}  # by place in the chunk
-    row = np.arange(len(line))  # of each trip that can be read
+    row = np.arange(len(chunk.lines))  # of each trip that can be read
     try:
         counts, road, time_s = _parse_texts(rid_texts, time_texts)
     except BadTripError:
@@ -214,7 +230,7 @@ def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], l
         counts = np.array([len(roads) for _, roads, _ in good], dtype=np.int64)
         road = np.concatenate([_none(), *(roads for _, roads, _ in good)])
         time_s = np.concatenate([_none(), *(times for _, _, times in good)])
-    wrong, label = _check_trips(counts, road, time_s, network)
+    wrong, label = _check_trips(counts, road, time_s, network, generated)
     if wrong:
         reasons |= {int(row[i]): reason for i, reason in wrong.items()}
         keep_trip = np.ones(len(counts), dtype=bool)
@@ -222,10 +238,23 @@ def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], l
         keep = np.repeat(keep_trip, counts)
         row, counts = row[keep_trip], counts[keep_trip]
         road, time_s, label = road[keep], time_s[keep], label[keep]
-    bad = [(int(line[i]), f"trip {number[i]}: {reason}{chunk.note(line[i])}") for i, reason in reasons.items()]
+    bad = [
+        (chunk.lines[i], f"trip {chunk.numbers[i]}: {reason}{chunk.note(chunk.lines[i])}")
+        for i, reason in reasons.items()
+    ]
+    return ChunkTrips(row, counts, road, time_s, label), bad
+
+
+def _read_chunk(chunk: Chunk, network: RoadNetwork) -> tuple[tuple[Ints, ...], list[tuple[int, str]]]:
+    """Columns of the good trips: roads per trip, roads, times, labels, lines, numbers, whether they miss their
+    destination; and line and reason of the bad ones.
+    """
+    good, bad = read_chunk_trips(chunk, network)
+    line, number = (np.array(values, dtype=np.int64)[good.row] for values in (chunk.lines, chunk.numbers))
     status = chunk.columns[2]
     is_missed = np.array([text.strip() not in ("", REACHED) for text in status], dtype=bool)
-    return (counts, road, time_s, label, line[row], number[row], is_missed[row] if status else _no_flags()), bad
+    missed = is_missed[good.row] if status else _no_flags()
+    return (good.counts, good.road, good.time_s, good.label, line, number, missed), bad
 
 
 def _strip_brackets(text: str) -> str:
@@ -313,7 +342,9 @@ def _bad_time(item: str) -> BadTripError:
     return BadTripError(f"time_list: found {item!r}, expected a time such as 2015-11-05T08:01:14Z")
 
 
-def _check_trips(counts: Ints, road: Ints, time_s: Ints, network: RoadNetwork) -> tuple[dict[int, str], Ints]:
+def _check_trips(
+    counts: Ints, road: Ints, time_s: Ints, network: RoadNetwork, generated: bool
+) -> tuple[dict[int, str], Ints]:
     """What is wrong with trips (by index), and the rank of each next road among the candidates [P]."""
     reasons: dict[int, str] = {}
     trip = np.repeat(np.arange(len(counts)), counts)
@@ -324,8 +355,9 @@ def _check_trips(counts: Ints, road: Ints, time_s: Ints, network: RoadNetwork) -
             if trip[p] not in reasons:
                 reasons[int(trip[p])] = describe(p, p - offset[trip[p]] + 1)
 
-    for i in np.nonzero(counts < 2)[0]:
-        reasons[int(i)] = f"rid_list has {counts[i]} road{'' if counts[i] == 1 else 's'}, expected 2 or more"
+    least = 1 if generated else 2
+    for i in np.nonzero(counts < least)[0]:
+        reasons[int(i)] = f"rid_list has {counts[i]} road{'' if counts[i] == 1 else 's'}, expected {least} or more"
     outside = (road < 0) | (road >= network.num_roads)
     blame(
         np.nonzero(outside)[0],
@@ -341,6 +373,8 @@ def _check_trips(counts: Ints, road: Ints, time_s: Ints, network: RoadNetwork) -
     label = np.zeros(len(road), dtype=np.int64)
     safe = step[~outside[step] & ~outside[step + 1]]
     label[safe] = candidate_index(network, road[safe], road[safe + 1])
+    if generated:
+        return reasons, label
     blame(
         safe[label[safe] < 0],
         lambda p, place: (

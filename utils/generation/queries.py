@@ -1,6 +1,5 @@
 """From where to where, and when: the queries that trips are generated for."""
 
-import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from utils.data.csv_reader import Chunk, parse_integers, read_chunks
+from utils.data.csv_reader import Chunk, column_names, parse_integers, read_chunks
 from utils.data.dataset import City
 from utils.data.trips import BadTripError, Trips, parse_moments
 from utils.errors import UserError
@@ -76,11 +75,7 @@ def sample_queries(train: Trips, num_roads: int, number: int, seed: int) -> list
 
 def _has_query_columns(path: Path) -> bool:
     """Whether a CSV file has queries, and not (or beside) trips; if it cannot be read, its reader says why."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = [name.strip() for name in next(csv.reader(file), [])]
-    except (OSError, UnicodeDecodeError, csv.Error):
-        header = []
+    header = column_names(path)
     return set(COLUMNS) <= set(header) or "rid_list" not in header
 
 
