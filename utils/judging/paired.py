@@ -97,7 +97,7 @@ def paired_difference(metric: Metric, first: Floats, second: Floats, seed: int =
 
 
 def rank_biserial(difference: Floats) -> float:
-    """(sum of the ranks of gains - that of losses) / sum of all ranks, of |differences| [Q] that are not 0 (Kerby 2014)."""
+    """(ranks of gains - ranks of losses) / all ranks, of the sizes of the differences [Q] but 0 (Kerby 2014)."""
     difference = difference[difference != 0]
     if not len(difference):
         return 0.0
