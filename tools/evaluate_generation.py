@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from loguru import logger
 
 from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
 from utils.config import load_config
@@ -25,7 +26,7 @@ from utils.errors import UserError
 from utils.files.atomic import atomic_write, atomic_write_text
 from utils.generation.queries import SPLITS, queries_of
 from utils.judging.generated import match_queries, read_generated
-from utils.judging.judge import Judge, Judgement, judge_trips
+from utils.judging.judge import FEW, Judge, Judgement, judge_trips
 from utils.judging.paired import Comparison, compare_models
 from utils.judging.report import format_report, report_json
 
@@ -126,6 +127,11 @@ def judge_files(args: argparse.Namespace, judge: Judge) -> Iterator[Judgement]:
     for name, paths in args.generated:
         for path in paths:
             generated = read_generated(path, judge.network, args.on_bad_trip)
+            if len(generated) < FEW:
+                logger.warning(
+                    f"{path}: {len(generated):,} trips; with fewer than {FEW:,}, divergences are mostly noise: read "
+                    "them beside the noise floor"
+                )
             label = short_name(path) if name == str(path) or len(paths) > 1 else name
             yield judge_trips(judge, generated, label if len(paths) == 1 else f"{name}: {label}")
             if queries is None:

@@ -35,6 +35,7 @@ class Figure:
     low: float = math.nan  # of the 95 % interval
     high: float = math.nan
     floor: Floor | None = None
+    real_of: str = ""  # key of the figure that this one is the same of, of the real trips
 
 
 def interval(value: float, draws: Floats) -> tuple[float, float]:
@@ -80,6 +81,7 @@ class Column:
     values: Floats  # [n]
     weights: Floats | None = None  # [n]; the figure is sum(values) / sum(weights)
     n: int | None = None  # what is counted, if it is not the n items
+    real_of: str = ""  # as in `Figure`
 
 
 def figures_of(
@@ -91,7 +93,7 @@ def figures_of(
     """
     size = len(columns[0].values)
     if not size:
-        return [Figure(c.key, c.label, c.unit, 0, math.nan) for c in columns]
+        return [Figure(c.key, c.label, c.unit, 0, math.nan, real_of=c.real_of) for c in columns]
     top = np.stack([c.values for c in columns], axis=1).astype(np.float64)
     bottom = np.stack([np.ones(size) if c.weights is None else c.weights for c in columns], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -100,5 +102,6 @@ def figures_of(
     found = []
     for i, c in enumerate(columns):
         low, high = np.clip(interval(values[i], draws[:, i]), *bounds).tolist()
-        found.append(Figure(c.key, c.label, c.unit, size if c.n is None else c.n, float(values[i]), low, high))
+        number = size if c.n is None else c.n
+        found.append(Figure(c.key, c.label, c.unit, number, float(values[i]), low, high, real_of=c.real_of))
     return found

@@ -21,7 +21,7 @@ from utils.judging.same_query import QueryMetrics, extra_numbers, query_metrics,
 
 Floats = NDArray[np.float64]
 
-FEW = 1000  # trips, below which distributions say little
+FEW = 1000  # trips, below which divergences are mostly noise
 OWN_DISTRIBUTIONS = ("trip_duration", "departure_hour", "roads_per_trip", "road_usage", "od_flow")
 
 
@@ -104,11 +104,6 @@ def judge_trips(judge: Judge, generated: GeneratedTrips, label: str) -> Judgemen
             f"{generated.source}: its queries are sampled from train.csv, so it is compared with {judge.real_name} as "
             "a whole, not trip by trip"
         )
-    if len(generated) < FEW:
-        logger.warning(
-            f"{generated.source}: {len(generated):,} trips; with fewer than {FEW:,}, divergences are mostly noise: "
-            "read them beside the noise floor"
-        )
     trips, seed = generated.trips, judge.seed
     arguments = judge.references, judge.real, trips, judge.network, seed
     published, fork = published_block(*arguments), fork_block(*arguments)
@@ -129,26 +124,26 @@ def judge_trips(judge: Judge, generated: GeneratedTrips, label: str) -> Judgemen
 
 
 def _character(judge: Judge, trips: Trips) -> list[Figure]:
-    """What kind of trips these are; of the real ones the same, where that can differ."""
+    """What kind of trips these are, and the real ones."""
     paths, real_paths = _paths(trips), _paths(judge.real)
     known = set(_paths(judge.train_trips))
-    columns = [
-        Column("valid", "share along roadmap.rel", "", _valid(trips)),
-        Column("loops", "share that takes a road twice", "", _loops(trips)),
-        Column("in_train", "share of paths that train.csv has", "", np.array([path in known for path in paths])),
-    ]
-    figures = figures_of(columns, judge.seed, (0, 1))
-    real = [
-        Column("real_loops", "the same of the real trips: twice", "", _loops(judge.real)),
-        Column("real_in_train", "... in train.csv", "", np.array([path in known for path in real_paths])),
-    ]
-    figures += figures_of(real, judge.seed, (0, 1))
-    for key, label, found in (
-        ("unique", "distinct paths / trips", paths),
-        ("real_unique", "... of the real trips", real_paths),
-    ):
+    figures = []
+    for prefix, source, found in (("", trips, paths), ("real_", judge.real, real_paths)):
+        columns = [
+            ("valid", "share along roadmap.rel", _valid(source)),
+            ("loops", "share that takes a road twice", _loops(source)),
+            ("in_train", "share of paths that train.csv has", np.array([path in known for path in found])),
+        ]
+        figures += figures_of(
+            [Column(prefix + key, label, "", flags, real_of=prefix and key) for key, label, flags in columns],
+            judge.seed,
+            (0, 1),
+        )
         # No interval: a resample has repetitions of its own.
-        figures.append(Figure(key, label, "", len(found), len(set(found)) / len(found)))
+        unique = len(set(found)) / len(found)
+        figures.append(
+            Figure(f"{prefix}unique", "distinct paths / trips", "", len(found), unique, real_of=prefix and "unique")
+        )
     return figures
 
 

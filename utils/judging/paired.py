@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from utils.errors import UserError
 from utils.judging.figures import interval, resample
@@ -68,6 +67,8 @@ def paired_difference(metric: Metric, first: Floats, second: Floats, seed: int =
         second: [S, Q], of the second model, for the same queries; seed i is compared with seed i.
         seed: of the bootstrap.
     """
+    from scipy import stats  # here: its import takes a second
+
     difference = second.astype(np.float64) - first
     seeds, queries = difference.shape
     mean = float(difference.mean())
@@ -98,6 +99,8 @@ def paired_difference(metric: Metric, first: Floats, second: Floats, seed: int =
 
 def rank_biserial(difference: Floats) -> float:
     """(ranks of gains - ranks of losses) / all ranks, of the sizes of the differences [Q] but 0 (Kerby 2014)."""
+    from scipy import stats  # as above
+
     difference = difference[difference != 0]
     if not len(difference):
         return 0.0

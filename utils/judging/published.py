@@ -75,11 +75,12 @@ def _distribution(
         counts = np.diff(per_trip.offset)
         column = Column(
             f"{key}_{name}_mean_{unit}",
-            f"{reference.quantity.label}, {'generated' if name == 'gen' else 'real'} mean",
+            f"{reference.quantity.label}, mean",
             unit,
             np.where(counts > 0, sums, 0.0),
             counts.astype(np.float64),
             len(values),
+            f"{key}_gen_mean_{unit}" if name == "real" else "",
         )
         figures += figures_of([column], seed)
     numbers = {figure.key: figure.value for figure in figures if "_w1_" not in figure.key}

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.judging.distributions import DRAWS
 from utils.judging.figures import RESAMPLES, Figure
-from utils.judging.judge import Judgement
+from utils.judging.judge import FEW, Judgement
 from utils.judging.paired import Comparison, Difference
 
 BLOCKS = {
@@ -16,7 +16,7 @@ BLOCKS = {
     "same_query": "Beside the real trip of the same query",
     "distributions": "Distributions and character",
 }
-INTERVAL = "[]: 95 % interval (bootstrap). Noise floor: the same JSD of real train trips, as many, drawn at random"
+INTERVAL = "In []: 95 % interval (bootstrap). Noise floor: the same JSD of as many real trips, drawn from train.csv"
 
 
 def figures_by_block(judgement: Judgement) -> dict[str, list[Figure]]:
@@ -34,7 +34,7 @@ def format_report(judgements: Sequence[Judgement], comparison: Comparison | None
     """Tables with a column for each file, and the comparison of two models."""
     parts = [title]
     if judgements:
-        parts.append(f"{INTERVAL} ({DRAWS} draws, mean [5 %, 95 %]).")
+        parts.append(f"{INTERVAL} ({DRAWS} draws, mean [5 %, 95 %]).{_few(judgements)}")
         blocks = [figures_by_block(judgement) for judgement in judgements]
         parts += [_block(name, BLOCKS[name], blocks, judgements) for name in BLOCKS if any(name in b for b in blocks)]
     if comparison:
@@ -42,19 +42,28 @@ def format_report(judgements: Sequence[Judgement], comparison: Comparison | None
     return "\n\n".join(parts)
 
 
+def _few(judgements: Sequence[Judgement]) -> str:
+    few = min(len(judgement.trips) for judgement in judgements)
+    return f"\n{few:,} trips only: with fewer than {FEW:,}, divergences are mostly noise." if few < FEW else ""
+
+
 def _block(name: str, title: str, blocks: list[dict[str, list[Figure]]], judgements: Sequence[Judgement]) -> str:
     by_key = [{figure.key: figure for figure in block.get(name, [])} for block in blocks]
-    keys = list(dict.fromkeys(key for figures in by_key for key in figures))
-    first = {key: next(figures[key] for figures in by_key if key in figures) for key in keys}
-    has_floor = any(figure.floor for figures in by_key for figure in figures.values())
-    rows = [[title, "unit", "N", *(judgement.label for judgement in judgements), *(["noise floor"] * has_floor)]]
+    first = {key: figure for figures in reversed(by_key) for key, figure in figures.items()}
+    real = {figure.real_of: figure for figure in first.values() if figure.real_of}
+    has_floor = any(figure.floor for figure in first.values())
+    labels = [judgement.label for judgement in judgements]
+    rows = [[title, "unit", "N", *labels, *(["real trips"] * bool(real)), *(["noise floor"] * has_floor)]]
     for key, figure in first.items():
+        if figure.real_of:
+            continue
         numbers = sorted({figures[key].n for figures in by_key if key in figures})
         counted = " to ".join(f"{n:,}" for n in (numbers if len(numbers) == 1 else [numbers[0], numbers[-1]]))
         cells = [_value(figures[key]) if key in figures else "-" for figures in by_key]
         floor = figure.floor
         noise = f"{_number(floor.mean)} [{_number(floor.low)}, {_number(floor.high)}]" if floor else ""
-        rows.append([figure.label, figure.unit, counted, *cells, *([noise] * has_floor)])
+        beside = [_value(real[key]) if key in real else ""] * bool(real)
+        rows.append([figure.label, figure.unit, counted, *cells, *beside, *([noise] * has_floor)])
     return _table(rows)
 
 
@@ -68,9 +77,9 @@ def format_comparison(comparison: Comparison) -> str:
     for d in differences:
         row = [d.metric.label, d.metric.unit, _number(d.first_mean), _number(d.second_mean)]
         row += [f"{_number(d.mean, sign=True)} [{_number(d.low, sign=True)}, {_number(d.high, sign=True)}]"]
-        row += [_p(d.p), _p(d.p_holm), f"{d.effect:+.2f}"]
+        row += [format_p(d.p), format_p(d.p_holm), f"{d.effect:+.2f}"]
         if seeds > 1:
-            row += [" ".join(_number(value, sign=True) for value in d.by_seed), _p(d.p_seeds)]
+            row += [" ".join(_number(value, sign=True) for value in d.by_seed), format_p(d.p_seeds)]
         rows.append([*row, {1: second, -1: first, 0: "-"}[d.better]])
     return f"{_table(rows)}\n\n{verdict(comparison)}"
 
@@ -113,7 +122,8 @@ def _number(value: float, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{decimals}f}"
 
 
-def _p(value: float) -> str:
+def format_p(value: float) -> str:
+    """A p value; `-` where there is none."""
     return "-" if math.isnan(value) else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
