@@ -9,7 +9,18 @@ from scripts import PROJECT
 
 import utils
 
-ORDER = ("runtime", "files", "data", "training", "distillation", "generation", "judging", "tracking", "search", "benchmark")
+ORDER = (
+    "runtime",
+    "files",
+    "data",
+    "training",
+    "distillation",
+    "generation",
+    "judging",
+    "tracking",
+    "search",
+    "benchmark",
+)
 
 
 def imported(package: str) -> set[str]:

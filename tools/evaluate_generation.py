@@ -127,13 +127,13 @@ def judge_files(args: argparse.Namespace, judge: Judge) -> Iterator[Judgement]:
     for name, paths in args.generated:
         for path in paths:
             generated = read_generated(path, judge.network, args.on_bad_trip)
+            label = short_name(path) if name == str(path) or len(paths) > 1 else name
+            yield judge_trips(judge, generated, label if len(paths) == 1 else f"{name}: {label}")
             if len(generated) < FEW:
                 logger.warning(
                     f"{path}: {len(generated):,} trips; with fewer than {FEW:,}, divergences are mostly noise: read "
                     "them beside the noise floor"
                 )
-            label = short_name(path) if name == str(path) or len(paths) > 1 else name
-            yield judge_trips(judge, generated, label if len(paths) == 1 else f"{name}: {label}")
             if queries is None:
                 match = match_queries(generated, judge.real)
                 queries = [queries_of(judge.real)[i] for i in np.unique(match[match >= 0])]

@@ -16,7 +16,7 @@ from scipy.special import rel_entr
 
 from utils.data.trips import Trips
 from utils.judging import measures
-from utils.judging.figures import Figure, Floor, interval, resample
+from utils.judging.figures import Figure, Floor, resample, unbiased_interval
 from utils.judging.generated import first_roads, last_roads
 
 Floats = NDArray[np.float64]
@@ -246,5 +246,5 @@ def _with_interval(
         distance(real_weight @ real, made_weight @ made)
         for real_weight, made_weight in resample([real.shape[0], made.shape[0]], seed, real.shape[1])
     ]
-    low, high = np.clip(interval(value, np.concatenate(draws)), *bounds).tolist()
+    low, high = unbiased_interval(value, np.concatenate(draws), bounds)
     return Figure(*names, number, value, low, high, floor)

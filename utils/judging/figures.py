@@ -38,16 +38,22 @@ class Figure:
     real_of: str = ""  # key of the figure that this one is the same of, of the real trips
 
 
-def interval(value: float, draws: Floats) -> tuple[float, float]:
-    """The 95 % interval of a value from its bootstrap draws [R].
-
-    Resampled distributions are rougher than the samples, so divergences come out too large: the draws are shifted by
-    their bias, mean(draws) - value, which is next to nothing for a mean.
-    """
-    if not np.isfinite(value) or not np.isfinite(draws).all():
+def interval(draws: Floats) -> tuple[float, float]:
+    """The 95 % interval of a value from its bootstrap draws [R]."""
+    if not np.isfinite(draws).all():
         return math.nan, math.nan
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - (draws.mean() - value)
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def unbiased_interval(value: float, draws: Floats, bounds: tuple[float, float]) -> tuple[float, float]:
+    """The 95 % interval of a distance between samples, from its bootstrap draws [R], within `bounds`.
+
+    Resamples are rougher than the samples, so their distances come out too large: by the mean of the draws minus the
+    value, which is taken off all of them.
+    """
+    low, high = np.clip(interval(draws - (draws.mean() - value)), *bounds).tolist()
+    return low, high
 
 
 def resample(sizes: Sequence[int], seed: int, width: int = 1) -> Iterator[tuple[Floats, ...]]:
@@ -84,13 +90,8 @@ class Column:
     real_of: str = ""  # as in `Figure`
 
 
-def figures_of(
-    columns: Sequence[Column], seed: int, bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> list[Figure]:
-    """The figures of columns that have the same n items; intervals from resampling the items.
-
-    `bounds` are those that no metric of these can exceed.
-    """
+def figures_of(columns: Sequence[Column], seed: int) -> list[Figure]:
+    """The figures of columns that have the same n items; intervals from resampling the items."""
     size = len(columns[0].values)
     if not size:
         return [Figure(c.key, c.label, c.unit, 0, math.nan, real_of=c.real_of) for c in columns]
@@ -101,7 +102,7 @@ def figures_of(
         values = top.sum(axis=0) / bottom.sum(axis=0)
     found = []
     for i, c in enumerate(columns):
-        low, high = np.clip(interval(values[i], draws[:, i]), *bounds).tolist()
+        low, high = interval(draws[:, i])
         number = size if c.n is None else c.n
         found.append(Figure(c.key, c.label, c.unit, number, float(values[i]), low, high, real_of=c.real_of))
     return found

@@ -66,12 +66,13 @@ def read_generated(path: Path, network: RoadNetwork, on_bad_trip: str = "error")
     paths = [path / TRIPS] if path.is_dir() else [path]
     if paths[0].name == TRIPS and set(QUERY_COLUMNS) <= set(column_names(paths[0])):
         paths += [file for name in (SHORT, MISSED) if (file := paths[0].with_name(name)).exists()]
-        if len(paths) > 1:
-            logger.info(f"{paths[0]}: with the trips of {' and '.join(file.name for file in paths[1:])} beside it")
-    parts = [part for file in paths for part in _read_file(file, network, on_bad_trip)]
-    if not parts:
+    by_file = {file: _read_file(file, network, on_bad_trip) for file in paths}
+    if not any(by_file.values()):
         raise UserError(f"{paths[0]}: no trips")
-    generated = _joined(str(path), parts)
+    for file in paths[1:]:
+        if by_file[file]:
+            logger.info(f"{paths[0]}: with the {sum(map(len, by_file[file])):,} trips of {file.name} beside it")
+    generated = _joined(str(path), [part for parts in by_file.values() for part in parts])
     # Trips of short.csv and missed.csv have their place among the others.
     order = np.argsort(generated.row, kind="stable") if len(paths) > 1 else np.arange(len(generated))
     generated = select(generated, order)
@@ -113,6 +114,8 @@ def _joined(source: str, parts: list[GeneratedTrips]) -> GeneratedTrips:
 def _read_file(path: Path, network: RoadNetwork, on_bad_trip: str) -> list[GeneratedTrips]:
     """The good trips of a file, chunk by chunk."""
     header = set(column_names(path))
+    if not header and path.is_file() and not path.stat().st_size:
+        raise UserError(f"{path}: the file is empty, expected generated trips")
     columns = PUBLIC_COLUMNS if set(PUBLIC_COLUMNS) <= header else OWN_COLUMNS
     if header and not set(columns) <= header:
         wanted = f"{', '.join(OWN_COLUMNS)}, or {', '.join(PUBLIC_COLUMNS)}"

@@ -137,7 +137,6 @@ def _character(judge: Judge, trips: Trips) -> list[Figure]:
         figures += figures_of(
             [Column(prefix + key, label, "", flags, real_of=prefix and key) for key, label, flags in columns],
             judge.seed,
-            (0, 1),
         )
         # No interval: a resample has repetitions of its own.
         unique = len(set(found)) / len(found)

@@ -77,7 +77,7 @@ def paired_difference(metric: Metric, first: Floats, second: Floats, seed: int =
     for query_weight, *seed_weight in resample(sizes, seed):
         by_query = seed_weight[0] @ difference / seeds if seed_weight else difference
         draws.append((query_weight * by_query).sum(axis=1) / queries)
-    low, high = interval(mean, np.concatenate(draws))
+    low, high = interval(np.concatenate(draws))
     # Rounded: differences that are equal but for the last bit shall have equal ranks.
     per_query = np.round(difference.mean(axis=0), 12)
     by_seed = difference.mean(axis=1)

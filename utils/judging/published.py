@@ -160,7 +160,7 @@ def _match_rates(
     }
     figures, numbers = [], {}
     for key, (label, flags) in matches.items():
-        figures += figures_of([Column(f"{key}_rate", label, "", flags.astype(np.float64))], seed, (0, 1))
+        figures += figures_of([Column(f"{key}_rate", label, "", flags.astype(np.float64))], seed)
         numbers |= {f"{key}_count": int(flags.sum()), f"{key}_rate": figures[-1].value if len(flags) else 0.0}
     return figures, numbers | {
         "matched_od_pairs": len(both),
