@@ -19,9 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
 
-from models.hoser import HOSER
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -31,25 +29,19 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
-from utils.config import Config, load_config
-from utils.data.dataset import City, file_digests, find_folder, load_city
-from utils.data.features import RoadTables
-from utils.data.loader import BatchLoader
+from utils.config import load_config
+from utils.data.dataset import City, find_folder, load_city
 from utils.data.road_network import read_polylines
-from utils.data.trips import TimeStatistics
 from utils.files.atomic import atomic_write
-from utils.files.checksums import content_digest, file_digest
-from utils.generation.generator import MAX_EXPANSIONS, METHODS, SLOTS, GenerationOptions, TripGenerator
+from utils.generation.generator import MAX_EXPANSIONS, METHODS, SLOTS, GenerationOptions
+from utils.generation.job import GenerationJob
 from utils.generation.map_plot import TripPair, choose_pairs, plot_trips, road_usage
-from utils.generation.paths import PathModel
 from utils.generation.queries import read_queries, real_roads
 from utils.generation.run import check_options, choose_folder, format_summary, generate
-from utils.generation.times import calibrate
 from utils.generation.trip_files import GEOJSON, MAP, PUBLIC, TripRow, write_geojson, write_public
 from utils.runtime.device import choose_device
 from utils.runtime.distributed import join_processes
 from utils.runtime.memory import memory_advice
-from utils.training.weights import load_model
 
 NO_TRAINING = "nothing is trained here"
 UNREAD = {
@@ -57,7 +49,6 @@ UNREAD = {
     **dict.fromkeys(("distill", "optimizer_config"), NO_TRAINING),
     "training": "trips are generated in float32, without compilation",
 }
-VERSION = 1  # raise it when the same options give other trips
 kept = Kept("nothing has been generated yet")
 
 
@@ -75,26 +66,20 @@ def main() -> None:
         queries = read_queries(args.queries, city, args.number, args.seed)
     names = [field.name for field in dataclasses.fields(GenerationOptions)]
     options = GenerationOptions(**{name: getattr(args, name) for name in names})
-    identity = {
-        "version": VERSION,
-        **dataclasses.asdict(options),
-        "times": args.times,
-        "status": args.status,
-        "queries": content_digest([dataclasses.astuple(query) for query in queries]),
-        "checkpoint": file_digest(args.checkpoint),
-        "data": file_digests(city.folder),
-        "configuration": content_digest(dataclasses.asdict(config.trajectory_encoder_config)),
-    }
+    job = GenerationJob(
+        args.checkpoint, config, city, queries, options, device, args.times, args.status == "reached", args.slots
+    )
+    identity = job.identity()
     folder = choose_folder(args.out or default_folder(args), identity)
     kept.text = f"finished blocks are in {folder}; the same command resumes"
     with memory_advice("lower --slots"):
         summary = generate(
             folder,
             queries,
-            partial(make_generator, args, config, city, options, device),
+            job.make_generator,
             identity,
             processes,
-            args.status == "reached",
+            job.only_reached,
             partial(write_more, args, city),
         )
     if summary:
@@ -188,23 +173,6 @@ def default_folder(args: argparse.Namespace) -> Path:
     if "save" in args.checkpoint.parent.parts:
         return args.checkpoint.parent / "generated"
     return Path("save") / args.dataset / f"seed{args.seed}" / "generated"
-
-
-def make_generator(
-    args: argparse.Namespace, config: Config, city: City, options: GenerationOptions, device: torch.device
-) -> TripGenerator:
-    """Load the model."""
-    model = HOSER(config, city.features)
-    load_model(model, args.checkpoint)
-    model.to(device)
-    statistics = TimeStatistics.from_trips(city.trips("train"))
-    residuals = None
-    if args.times == "sampled":
-        tables, batch_size = RoadTables.from_network(city.network), config.optimizer_config.batch_size
-        residuals = calibrate(model, BatchLoader(city.trips("val"), tables, statistics, batch_size, device))
-    paths = PathModel(model, city.network, statistics)
-    max_len = config.trajectory_encoder_config.max_len
-    return TripGenerator(paths, city.network, options, max_len, args.slots, residuals)
 
 
 def write_more(args: argparse.Namespace, city: City, folder: Path, rows: Callable[[], Iterator[TripRow]]) -> None:

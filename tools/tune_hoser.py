@@ -33,10 +33,11 @@ from utils.config import Config, load_config
 from utils.data.dataset import find_folder
 from utils.errors import UserError
 from utils.runtime.device import choose_device
+from utils.search.final_comparison import compare_final_runs
 from utils.search.preflight import check_data_and_teachers, digests_of_inputs
 from utils.search.report import StudyReport
 from utils.search.samplers import check_sampler, make_pruner
-from utils.search.space import SearchSpace
+from utils.search.space import SearchSpace, override_texts
 from utils.search.study import SharedStudy, best_trial
 from utils.search.worker import Worker
 
@@ -78,7 +79,8 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="N",
-        help="at the end, train the best settings with and without a teacher with each of these seeds, and compare",
+        help="at the end, train the best settings with and without a teacher with each of these seeds, generate trips "
+        "for test.csv with each, and compare",
     )
     return parser.parse_args()
 
@@ -140,6 +142,9 @@ def main() -> None:
         print(report.finish_final(worker.final_runs(seeds, best.params)))
         if best.params.get("distill.enable") is False:
             print("the best settings are without a teacher: both columns are the same training")
+        else:
+            settings = load(override_texts(best.params))
+            print(f"\n{compare_final_runs(study, seeds, settings, args.data_dir, device)}")
 
 
 def unread_keys(config: Config, space: SearchSpace, storage: str | None) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A search survives kills, shares its trials among processes and machines, and ends with files people can use."""
 
 import csv
+import json
 import random
 import re
 import resource
@@ -215,6 +216,29 @@ def test_final_runs_compare_best_and_baseline_with_each_seed(finished: TunedStud
     config = yaml.safe_load((finished.project / "log/Mini/tune/distill/final/vanilla_seed7/config.yaml").read_text())
     rate = finished.best().params["optimizer_config.learning_rate"]
     assert (config["optimizer_config"]["learning_rate"], config["distill"]["enable"]) == (rate, False)
+
+
+def test_final_runs_generate_trips_that_are_compared_query_by_query(finished: TunedStudy) -> None:
+    comparison = json.loads((finished.folder / "comparison" / "comparison.json").read_text())
+    assert (comparison["first"], comparison["second"]) == ("undistilled", "distilled")
+    assert (finished.folder / "comparison" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    by_key = {row["key"]: row for row in comparison["differences"]}
+    assert set(by_key) == {"accuracy", "reached", "f1", "dtw_km", "edr", "duration_error_s"}
+    test = (finished.project / "data" / "Mini" / "test.csv").read_text().splitlines()[1:]
+    for row in by_key.values():
+        assert (row["n"], row["seeds"], len(row["by_seed"])) == (len(test), 2, 2)
+        assert row["mean"] == pytest.approx(sum(row["by_seed"]) / 2)
+        assert row["low"] <= row["mean"] <= row["high"] and 0 <= row["p_holm"] <= 1
+    # Each model's own trips: their share that arrives is that of the table.
+    for kind, name in (("vanilla", "first_mean"), ("distill", "second_mean")):
+        shares = []
+        for seed in (7, 8):
+            folder = finished.folder / "final" / f"{kind}_seed{seed}" / "generated"
+            with (folder / "trips.csv").open() as file:
+                statuses = [row["status"] for row in csv.DictReader(file)]
+            shares.append(statuses.count("reached") / len(statuses))
+        assert by_key["reached"][name] == pytest.approx(sum(shares) / 2)
+    assert "next-road accuracy, mean of trips" in finished.stdout and comparison["verdict"] in finished.stdout
 
 
 def test_the_printed_command_trains_the_best_trial_again(finished: TunedStudy) -> None:

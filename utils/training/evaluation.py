@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.hoser import HOSER
 from utils.data.loader import BatchLoader
@@ -40,26 +41,45 @@ class Report:
 
 
 @torch.no_grad()
-def evaluate_in_detail(model: HOSER, loader: BatchLoader, network: RoadNetwork, precision: Precision) -> Report:
-    """Score every step of the loader's trips."""
+def _score_steps(model: HOSER, loader: BatchLoader, precision: Precision) -> dict[str, NDArray]:
+    """Of each step of the loader's trips: rank of the road that was taken, errors of its time, and which step it is."""
     model.eval()
     with precision.autocast():
         embeddings = model.embed_network()
-    columns: list[list[np.ndarray]] = []
+    columns: list[dict[str, NDArray]] = []
     bar = progress(loader.in_order(), "evaluating", loader.num_batches, "batches")
     for batch in bar:
         with precision.autocast():
             prediction = model(batch, embeddings)
-        scores = score(prediction, batch, loader.statistics)
-        taken = batch.candidate_road_id[batch.label_candidate]
-        roads = batch.trip_len[batch.trip_of_step] + 1
         check_predictions(bool(prediction.logits.isfinite().all()), "evaluating")
-        errors = (scores.relative_log_time_error, scores.relative_time_error, scores.time_error_s)
-        values = (scores.rank, *errors, taken, roads)
-        columns.append([value.cpu().numpy() for value in values])
-    rank, *errors, taken, roads = (np.concatenate(column) for column in zip(*columns, strict=True))
+        scores = score(prediction, batch, loader.statistics)
+        values = {
+            "rank": scores.rank,
+            "relative_log_error": scores.relative_log_time_error,
+            "relative_error": scores.relative_time_error,
+            "error_s": scores.time_error_s,
+            "taken": batch.candidate_road_id[batch.label_candidate],
+            "trip": batch.trip_index[batch.trip_of_step],
+            "roads": batch.trip_len[batch.trip_of_step] + 1,
+        }
+        columns.append({name: value.cpu().numpy() for name, value in values.items()})
+    found = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+    check_predictions(bool(np.isfinite(found["relative_error"]).all()), "evaluating")
+    return found
 
-    check_predictions(bool(np.isfinite(errors[1]).all()), "evaluating")
+
+def accuracy_by_trip(model: HOSER, loader: BatchLoader, precision: Precision) -> NDArray[np.float64]:
+    """The share of steps with the right next road, of each trip of the loader's split, [trips]."""
+    steps = _score_steps(model, loader, precision)
+    right = np.bincount(steps["trip"], steps["rank"] == 0, loader.num_trips)
+    return right / np.bincount(steps["trip"], minlength=loader.num_trips)
+
+
+def evaluate_in_detail(model: HOSER, loader: BatchLoader, network: RoadNetwork, precision: Precision) -> Report:
+    """Score every step of the loader's trips."""
+    steps = _score_steps(model, loader, precision)
+    errors = [steps[name] for name in ("relative_log_error", "relative_error", "error_s")]
+    rank, taken, roads = steps["rank"], steps["taken"], steps["roads"]
 
     def metrics(chosen: np.ndarray) -> StepMetrics:
         return _step_metrics(rank[chosen], *(error[chosen] for error in errors))
