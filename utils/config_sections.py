@@ -217,9 +217,9 @@ class OptunaConfig:
 
     sampler: str = setting(
         "tpe",
-        "Optuna's sampler. `cmaes` is an extra (`uv sync --extra cmaes`); it needs two or more numeric keys, and draws "
-        "the values of `choices` at random.",
-        choices=("tpe", "cmaes"),
+        "Optuna's sampler. `grid` tries all combinations of `choices`, one after the other. `cmaes` is an extra "
+        "(`uv sync --extra cmaes`); it needs two or more numeric keys, and draws the values of `choices` at random.",
+        choices=("tpe", "grid", "cmaes"),
     )
     n_startup_trials: int = setting(
         10, "Trials with random values before the sampler starts to learn from earlier ones.", min=1

@@ -1,6 +1,7 @@
 """What a search may vary, which trials it prunes, how its journal survives, and pictures of any study."""
 
 import io
+import itertools
 import os
 import signal
 from multiprocessing import get_context
@@ -133,11 +134,34 @@ def test_a_study_suggests_the_same_however_often_its_process_is_started(name: st
     studies = [optuna.create_study(direction="maximize") for _ in range(2)]
     for number in range(8):
         for study in studies:
-            study.sampler = make_sampler(settings, 1, number)
+            study.sampler = make_sampler(settings, 1, number, {})
             trial = study.ask()
             study.tell(trial, -((trial.suggest_float("x", 0, 1) - 0.3) ** 2) - trial.suggest_int("n", 0, 5))
     assert [trial.params for trial in studies[0].trials] == [trial.params for trial in studies[1].trials]
     assert len({trial.params["x"] for trial in studies[0].trials}) == 8
+
+
+def test_a_grid_has_each_combination_of_choices_once(messages: list[str]) -> None:
+    lambdas, windows = (CategoricalDistribution(choices) for choices in ([0.03, 0.1, 1], [2, 8]))
+    distributions = {"distill.lambda": lambdas, "distill.window": windows}
+    settings = OptunaConfig(sampler="grid")
+    check_sampler(settings, distributions, 6)
+    assert not messages
+    check_sampler(settings, distributions, 5)
+    assert "optuna.sampler grid has 6 combinations, and --n_trials is 5" in messages[0]
+    study = optuna.create_study(direction="maximize")
+    for number in range(6):
+        study.sampler = make_sampler(settings, 1, number, distributions)
+        trial = study.ask()
+        study.tell(trial, sum(trial.suggest_categorical(key, item.choices) for key, item in distributions.items()))
+    found = {tuple(trial.params.values()) for trial in study.trials}
+    assert found == set(itertools.product(lambdas.choices, windows.choices))
+
+
+def test_a_grid_of_a_range_is_an_error() -> None:
+    distributions = {"distill.lambda": FloatDistribution(0.1, 1), "distill.window": CategoricalDistribution([2])}
+    message = error_of(check_sampler, OptunaConfig(sampler="grid"), distributions, 20)
+    assert "grid needs choices; found a range for distill.lambda" in message
 
 
 def test_cmaes_without_its_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,17 @@
 
 import copy
 import importlib.util
+import itertools
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import optuna
 from loguru import logger
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import HyperbandPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler, RandomSampler, TPESampler
 
 from utils.config_sections import OptunaConfig
 from utils.errors import UserError
@@ -19,11 +21,16 @@ PRUNED_AFTER = "pruned_after_epochs"  # user attribute of a trial that the prune
 
 
 def check_sampler(settings: OptunaConfig, distributions: Mapping[str, BaseDistribution], n_trials: int) -> None:
-    """Refuse a sampler whose package is missing; warn of what it cannot do.
+    """Refuse a sampler whose package is missing, or a grid of ranges; warn of what a sampler cannot do.
 
     Raises:
-        UserError: the package is missing; says how to install it.
+        UserError: says what to do.
     """
+    if settings.sampler == "grid":
+        combinations = len(_grid(distributions))
+        if n_trials < combinations:
+            logger.warning(f"optuna.sampler grid has {combinations} combinations, and --n_trials is {n_trials}")
+        return
     if settings.n_startup_trials >= n_trials:
         logger.warning(
             f"optuna.sampler has no effect: all of {n_trials} trials are drawn at random, as are the first "
@@ -46,7 +53,25 @@ def check_sampler(settings: OptunaConfig, distributions: Mapping[str, BaseDistri
         )
 
 
-def make_sampler(settings: OptunaConfig, seed: int, trial_number: int) -> BaseSampler:
+def _grid(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """All combinations of the choices.
+
+    Raises:
+        UserError: a key has a range instead.
+    """
+    ranges = [key for key, item in distributions.items() if not isinstance(item, CategoricalDistribution)]
+    if ranges:
+        raise UserError(
+            f"optuna.sampler: grid needs choices; found a range for {', '.join(ranges)}: write "
+            f"optuna.search_space={{{ranges[0]}: {{choices: [...]}}}}, or use optuna.sampler=tpe"
+        )
+    values = itertools.product(*(item.choices for item in distributions.values()))
+    return [dict(zip(distributions, combination, strict=True)) for combination in values]
+
+
+def make_sampler(
+    settings: OptunaConfig, seed: int, trial_number: int, distributions: Mapping[str, BaseDistribution]
+) -> BaseSampler:
     """The sampler of one trial's values.
 
     Each trial has a sampler of its own, seeded by the trial's number. So a restarted process does not draw its
@@ -54,6 +79,11 @@ def make_sampler(settings: OptunaConfig, seed: int, trial_number: int) -> BaseSa
     again suggests what it would have suggested. What a sampler learns from is in the study.
     """
     own_seed = int(np.random.SeedSequence([seed, trial_number]).generate_state(1)[0])
+    if settings.sampler == "grid":
+        combinations = _grid(distributions)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return PartialFixedSampler(combinations[trial_number % len(combinations)], RandomSampler(own_seed))
     if settings.sampler == "tpe":
         return TPESampler(seed=own_seed, n_startup_trials=settings.n_startup_trials)
     with warnings.catch_warnings():

@@ -157,7 +157,7 @@ class SharedStudy:
         study = optuna.create_study(
             study_name=self.name,
             storage=self._storage,
-            sampler=make_sampler(self.config.optuna, self.seed, 0),
+            sampler=make_sampler(self.config.optuna, self.seed, 0, self.space.distributions),
             pruner=make_pruner(self.config.optuna, self.config.optimizer_config.max_epoch),
             direction="maximize",
             load_if_exists=True,
@@ -265,7 +265,7 @@ class SharedStudy:
         return Claim(trial, self.trial_folder(trial.number), self.space.suggest(trial), is_resumed)
 
     def _seed_sampler(self, number: int) -> None:
-        self.study.sampler = make_sampler(self.config.optuna, self.seed, number)
+        self.study.sampler = make_sampler(self.config.optuna, self.seed, number, self.space.distributions)
 
 
 def replacements(trials: list[FrozenTrial]) -> dict[int, int]:
