@@ -87,7 +87,7 @@ def train(args: argparse.Namespace, config: Config, device: torch.device, run: R
     # epochs
     checkpoints = EpochCheckpoints(run.save, writes=processes.is_main)
     checkpoints.announce(config.optimizer_config.max_epoch, size_bytes(model))
-    run.open_curves()  # not before all that the run needs has been found in order: an earlier run's are put away
+    run.open_curves()  # only when all that the run needs is in order: an earlier run's curves are moved aside
     run.write_config(config)
     validations: list[Metrics] = []
     seconds: list[float] = []

@@ -27,7 +27,7 @@ from utils.data.trips import TimeStatistics
 from utils.training.engine import check_predictions
 
 FIRST_SLOTS = 4096
-# Paths padded together have at least this share of the longest one's roads; but so many paths are worth a group.
+# Paths padded together have at least this share of the longest one's roads; this many paths are a group in any case.
 GROUP_RATIO, GROUP_SIZE = 0.6, 64
 
 

@@ -107,7 +107,7 @@ def generate(
         folder: what `choose_folder` returned.
         queries: all of them.
         make_generator: called when there is something to generate.
-        identity: kept with the trips; the same command takes up where it was stopped, another one does not.
+        identity: kept with the trips; the same command resumes, another one does not.
         processes: those that share the blocks.
         only_reached: whether trips that do not reach their destination go into a file of their own.
         write_more: writes what was asked for besides, from the folder and a function that gives all rows.

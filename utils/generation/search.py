@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from utils.generation.paths import Node, PathModel, Query, Trip
 from utils.generation.reachability import Leads, Reachability
 
-# A call of the model has a price of its own: where few searches are active, paths ahead fill it up to so many rows.
+# Rows of a call of the model, which has a fixed cost: where few searches are active, paths ahead fill it up.
 # (Of 1 to 256, about 48 was the fastest with 16 queries on a CPU.)
 ROWS = 48
 HEAP_SHARE = 4  # entries of a heap that are looked at, for each path that is asked about

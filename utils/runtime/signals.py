@@ -1,6 +1,6 @@
 """SIGINT and SIGTERM end a program between two steps of its work, and are never lost on the way.
 
-An exception that a signal handler raises comes up anywhere: within `torch.save`, which makes another exception of
+An exception that a signal handler raises may surface anywhere: within `torch.save`, which makes another exception of
 it, or within a destructor, which swallows it. Where that matters signals are held, and the work asks for them.
 """
 

@@ -157,7 +157,7 @@ def epoch_line(epoch: int, max_epoch: int, metrics: Metrics, seconds: float, now
 
 
 def log_data(city: City, loaders: dict[str, BatchLoader], heuristics: Heuristics) -> None:
-    """What there is to learn from, and what can be had without learning (on the validation split)."""
+    """What there is to learn from, and the heuristics on the validation split."""
     counts = ", ".join(f"{loader.num_trips:,} {split}" for split, loader in loaders.items())
     logger.info(f"{city.network.num_roads:,} roads in {city.folder}; trips: {counts}")
     logger.info(

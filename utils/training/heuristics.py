@@ -1,4 +1,4 @@
-"""What can be had without learning: what any model must beat."""
+"""Two heuristics, smallest angle and smallest distance: what any model must beat."""
 
 from dataclasses import dataclass
 

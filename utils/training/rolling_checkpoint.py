@@ -227,7 +227,7 @@ class RollingCheckpoint:
         content = self.state_dict(learner)
         self._file.save(content)
         remove(self._claim_path)
-        # In this order: when we are killed between the two, best.pth can be had from the checkpoint.
+        # In this order: when we are killed between the two, best.pth can be restored from the checkpoint.
         if is_best:
             save_tensors(content["model_state_dict"], self.best_path)
 
