@@ -113,6 +113,8 @@ def same_query_figures(metrics: QueryMetrics, seed: int) -> list[Figure]:
         Column("precision", "precision of roads", "", m.precision),
         Column("recall", "recall of roads", "", m.recall),
         Column("f1", "F1 of roads", "", m.f1),
+        Column("libcity_precision", "precision, all trips' roads as one", "", m.common, m.made_roads),
+        Column("libcity_recall", "recall, all trips' roads as one", "", m.common, m.real_roads),
         Column("overlap", "overlap by length", "", m.overlap),
         Column("edit_distance", "edit distance", "roads", m.road_edits),
         Column("hausdorff_km", "Hausdorff distance", "km", m.hausdorff_km),
