@@ -13,6 +13,7 @@ ORDER = (
     "runtime",
     "files",
     "data",
+    "city_import",
     "training",
     "distillation",
     "generation",

@@ -77,10 +77,10 @@ def replace_line(path: Path, number: int, line: str) -> None:
     write_lines(path, *lines)
 
 
-def error_of(function: Callable[..., Any], *arguments: Any) -> str:
+def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> str:
     """The message of the `UserError` that the call ends with."""
     with pytest.raises(UserError) as caught:
-        function(*arguments)
+        function(*arguments, **options)
     message = str(caught.value)
     assert "\n" not in message
     return message

@@ -53,7 +53,12 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def read_chunks(
-    path: Path, names: Sequence[str], rows: int = 20_000, strict: bool = True, optional: Sequence[str] = ()
+    path: Path,
+    names: Sequence[str],
+    rows: int = 20_000,
+    strict: bool = True,
+    optional: Sequence[str] = (),
+    separator: str = ",",
 ) -> Iterator[Chunk]:
     """The named columns of a CSV file, up to `rows` rows at a time.
 
@@ -64,6 +69,7 @@ def read_chunks(
         strict: whether a row with another number of fields than the header is an error; otherwise it is
             left out and listed in the chunk.
         optional: columns that come after those, empty where the file does not have them.
+        separator: what is between two columns.
 
     Raises:
         UserError: the file cannot be read, is no CSV file or ends within a row, a column is missing, or a row is
@@ -74,7 +80,7 @@ def read_chunks(
             raise UserError(f"{path}: {kind}")
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = _Lines(file)
-            reader = csv.reader(lines)
+            reader = csv.reader(lines, delimiter=separator)
             header = [name.strip() for name in next(reader, [])]
             _check_header(header, names, path)
             places = [header.index(name) if name in header else None for name in (*names, *optional)]
