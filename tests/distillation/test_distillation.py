@@ -1,14 +1,17 @@
 """What the student learns from the teacher: the KL term, the windows, the cache, and the grid."""
 
+import itertools
 import math
 import shutil
 import time
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from loguru import logger
 from scripts import Script, make_mini_project, make_mini_teacher, mini, run, scalars
 from torch import Tensor
 
@@ -27,6 +30,7 @@ from utils.distillation.teacher_file import Teacher, load_teacher, save_teacher
 from utils.distillation.teacher_scores import TeacherReader, tokens_of_roads
 from utils.distillation.tokens import cell_tokens
 from utils.errors import UserError
+from utils.runtime.progress import ProgressReport
 
 TEACHER = Path("save/Mini/teacher/weights.pt")
 
@@ -212,23 +216,63 @@ def test_the_teacher_answers_in_full_precision_whatever_the_students(setting: Se
 
 
 class CountingReader(TeacherReader):
-    """Counts the trips that the teacher is asked about; gives up after `limit` of them."""
+    """Counts the windows that the teacher is asked about; gives up after `limit` of them."""
 
     asked = 0
     limit = 10**9
 
-    def log_probs(self, batch: Batch) -> Tensor:
-        CountingReader.asked += len(batch.trip_len)
+    def log_probs_after(self, windows: Tensor, *questions: Any) -> Tensor:
+        CountingReader.asked += len(windows)
         if CountingReader.asked > self.limit:
             raise KeyboardInterrupt
-        return super().log_probs(batch)
+        return super().log_probs_after(windows, *questions)
 
 
 @pytest.fixture
 def counting(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> CountingReader:
-    monkeypatch.setattr(score_cache, "TRIPS_PER_PART", 32)
+    monkeypatch.setattr(score_cache, "WINDOWS_PER_PART", 32)
     monkeypatch.setattr(CountingReader, "asked", 0)
     return CountingReader(setting.teacher, setting.tokens, 4)
+
+
+def windows_with_a_choice(setting: Setting, tokens: Tensor, window: int) -> set[tuple[int, ...]]:
+    """The ends of SOT + cells of the trips at the steps that have two candidates or more, all of known cells."""
+    windows, offset = set(), setting.city.trips("train").offset
+    network, roads = setting.city.network, setting.city.trips("train").road_id
+    for first, last in itertools.pairwise(offset.tolist()):
+        for step in range(first, last - 1):
+            seen = (setting.teacher.sot, *tokens[roads[first : step + 1]].tolist())[-window:]
+            successors = network.reach_road[slice(*network.reach_ptr[roads[step] : roads[step] + 2])]
+            if len(successors) > 1 and min(*seen, *tokens[successors].tolist()) >= 0:
+                windows.add(seen)
+    return windows
+
+
+@pytest.mark.parametrize("window", [1, 4, 7, 16])
+def test_the_teacher_reads_each_window_of_a_split_once(setting: Setting, window: int, tmp_path: Path) -> None:
+    tokens = torch.where(torch.arange(len(setting.tokens)) == 9, -1, setting.tokens)
+    seen: list[tuple[int, ...]] = []
+    handle = setting.teacher.model.transformer["wte"].register_forward_pre_hook(
+        lambda _, inputs: seen.extend(map(tuple, inputs[0].tolist()))
+    )
+    cached = cached_log_probs(TeacherReader(setting.teacher, tokens, window), setting.loader, tmp_path, "key")
+    handle.remove()
+    assert len(seen) == len(set(seen))
+    assert set(seen) == windows_with_a_choice(setting, tokens, window)
+    for batch in setting.loader.in_order():
+        fresh = TeacherReader(setting.teacher, tokens, window).log_probs(batch)
+        torch.testing.assert_close(cached(batch), fresh, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def test_long_work_says_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, lines = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    report = ProgressReport("scoring", total=1000, done=400)
+    handler = logger.add(lines.append, format="{message}")
+    for clock[0] in (30.0, 61.0, 90.0, 125.0):
+        report.update(100)
+    logger.remove(handler)
+    assert lines == ["scoring: 60%, 02:02 left\n", "scoring: 80%, 01:02 left\n"]
 
 
 def test_cached_values_are_the_readers_but_for_rounding(
@@ -238,7 +282,7 @@ def test_cached_values_are_the_readers_but_for_rounding(
     for batch in setting.loader.shuffled(0, 0):
         fresh = setting.reader(4).log_probs(batch)
         torch.testing.assert_close(cached(batch), fresh, rtol=1e-3, atol=1e-3)
-    assert counting.asked == setting.loader.num_trips
+    assert counting.asked == len(windows_with_a_choice(setting, setting.tokens, 4))
     assert [path.name for path in tmp_path.glob("*.pt")] == ["teacher-key.pt"]
 
 
@@ -253,13 +297,15 @@ def test_a_second_use_does_not_ask_the_teacher(setting: Setting, counting: Count
 def test_an_interrupted_cache_goes_on_with_its_finished_parts(
     setting: Setting, counting: CountingReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CountingReader, "limit", 70)  # in the third part of 32
+    monkeypatch.setattr(CountingReader, "limit", 70)  # in a later part of 32
     with pytest.raises(KeyboardInterrupt):
         cached_log_probs(counting, setting.loader, tmp_path, "key")
+    parts = list((tmp_path / "teacher-key.parts").glob("windows-*.pt"))
     monkeypatch.setattr(CountingReader, "limit", 10**9)
     CountingReader.asked = 0
     cached = cached_log_probs(counting, setting.loader, tmp_path, "key")
-    assert counting.asked == setting.loader.num_trips - 64
+    finished = 32 * len(parts)
+    assert parts and counting.asked == len(windows_with_a_choice(setting, setting.tokens, 4)) - finished
     whole = cached_log_probs(counting, setting.loader, tmp_path / "whole", "key")
     assert torch.equal(cached.values, whole.values)
 
@@ -269,7 +315,7 @@ def test_a_damaged_cache_is_made_anew(setting: Setting, counting: CountingReader
     path = tmp_path / "teacher-key.pt"
     path.write_bytes(path.read_bytes()[:-200])
     assert torch.equal(cached_log_probs(counting, setting.loader, tmp_path, "key").values, expected)
-    assert counting.asked == 2 * setting.loader.num_trips
+    assert counting.asked == 2 * len(windows_with_a_choice(setting, setting.tokens, 4))
 
 
 def test_the_cache_belongs_to_teacher_data_grid_and_window_only(setting: Setting, tmp_path: Path) -> None:

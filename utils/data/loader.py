@@ -97,6 +97,16 @@ class BatchLoader:
         """Candidates of all steps of all trips."""
         return int(self._trip_candidates.sum())
 
+    @property
+    def first_position(self) -> np.ndarray:
+        """Position of each trip's first road, [trips] int64."""
+        return self._first
+
+    @property
+    def degree(self) -> np.ndarray:
+        """Candidates of each position, [P] int32; 0 at a destination."""
+        return self._degree
+
     def steps_with_choice(self, last_only: bool = False) -> int:
         """Steps that have two candidates or more; of each trip's last steps only, if asked."""
         degree = self._degree[self._first + self._trip_len - 1] if last_only else self._degree

@@ -4,6 +4,7 @@ A frozen teacher always says the same of the same data, so an epoch of distillat
 """
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,22 +12,25 @@ import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor
+from tqdm import tqdm
 
 from models.batch import Batch
+from models.ragged import ragged_arange
 from utils.data.loader import BatchLoader
+from utils.distillation.split_windows import SplitWindows, find_windows
 from utils.distillation.teacher_scores import TeacherReader
 from utils.errors import UserError
 from utils.files.atomic import remove, remove_temporary_files
 from utils.files.disk_space import warn_if_short
 from utils.files.locks import folder_lock
 from utils.files.tensor_files import load_tensors, save_tensors
-from utils.runtime.progress import progress
+from utils.runtime.progress import ProgressReport, progress
 from utils.runtime.signals import take_signals
 
 VERSION = 1  # raise it when the content of the cache changes
 BYTES = 2  # of a candidate
-TRIPS_PER_PART = 1024
-TRIPS_PER_BATCH = 256
+WINDOWS_PER_PART = 4096  # a part is what a kill may cost
+STEPS_AT_ONCE = 2**18  # that are filled in; bounds the memory of their indices
 
 
 @dataclass(frozen=True)
@@ -98,25 +102,65 @@ def _read(path: Path, loader: BatchLoader) -> Tensor | None:
 
 
 def _compute(reader: TeacherReader, loader: BatchLoader, parts: Path) -> Tensor:
-    values = torch.empty(loader.num_candidates, dtype=torch.float16)
-    first_candidate = loader.first_candidate.to(loader.device)
-    with progress(None, "scoring with the teacher", loader.num_trips, "trips") as bar:
-        for first in range(0, loader.num_trips, TRIPS_PER_PART):
-            trips = np.arange(first, min(first + TRIPS_PER_PART, loader.num_trips))
-            begin, end = loader.candidate_range(first, first + len(trips))
-            path = parts / f"{first:09d}.pt"
-            part = _read_part(path, end - begin)
-            if part is None:
-                part = torch.empty(end - begin, dtype=torch.float16)
-                for start in range(0, len(trips), TRIPS_PER_BATCH):
-                    take_signals()
-                    batch = loader.batch(trips[start : start + TRIPS_PER_BATCH])
-                    places = _places(first_candidate, batch).cpu() - begin
-                    part[places] = reader.log_probs(batch).cpu().half()
-                save_tensors(part, path)
-            values[begin:end] = part
-            bar.update(len(trips))
+    """The log-probabilities of all candidates [K] float16. Each distinct window is read once, for all of its steps."""
+    teacher, tokens = reader.teacher, reader.token_of_road
+    windows = find_windows(loader, tokens, reader.window, teacher.sot, teacher.destination)
+    answers = torch.cat([torch.empty(0, dtype=torch.float16), *_read_windows(reader, loader, windows, parts)])
+
+    values = torch.full((loader.num_candidates,), torch.nan, dtype=torch.float16)
+    values[loader.first_candidate[windows.certain]] = 0.0  # the only candidate, which needs no teacher
+    degree = np.diff(loader.tables.reach_ptr.cpu().numpy())[windows.question_road]
+    first_answer = torch.from_numpy(np.cumsum(degree) - degree)
+    for start in range(0, len(windows.asking), STEPS_AT_ONCE):
+        position, question = (each[start : start + STEPS_AT_ONCE] for each in (windows.asking, windows.question))
+        step, index = ragged_arange(torch.from_numpy(degree[question]))
+        values[loader.first_candidate[position][step] + index] = answers[first_answer[question][step] + index]
     return values
+
+
+def _read_windows(reader: TeacherReader, loader: BatchLoader, windows: SplitWindows, parts: Path) -> list[Tensor]:
+    """The log-probabilities that answer all questions, by parts, from disk where they were finished before."""
+    degree = np.diff(loader.tables.reach_ptr.cpu().numpy())[windows.question_road]
+    ranges = [(i, min(i + WINDOWS_PER_PART, len(windows))) for i in range(0, len(windows), WINDOWS_PER_PART)]
+    paths = [parts / f"windows-{first:09d}-{last:09d}.pt" for first, last in ranges]
+    sizes = [int(degree[windows.questions(*each)].sum()) for each in ranges]
+    answers = [_read_part(path, size) for path, size in zip(paths, sizes, strict=True)]
+    costs = [int(windows.num_tokens[slice(*each)].sum()) for each in ranges]
+    done = sum(cost for cost, part in zip(costs, answers, strict=True) if part is not None)
+    total = sum(costs)
+    logger.info(
+        f"{len(windows.asking):,} steps with a choice have {len(windows):,} distinct windows"
+        + (f"; {done / total:.0%} of that was read before" if done else "")
+    )
+    title, began = "scoring with the teacher", time.monotonic()
+    report = ProgressReport(title, total, done)
+    with progress(None, title, total, "tokens", done) as bar:
+        for number, part in enumerate(answers):
+            if part is None:
+                answers[number] = _score_part(reader, loader, windows, ranges[number], bar)
+                save_tensors(answers[number], paths[number])
+                if bar.disable:
+                    report.update(costs[number])
+    logger.info(f"{title}: done in {time.monotonic() - began:.1f} s")
+    return answers
+
+
+def _score_part(
+    reader: TeacherReader, loader: BatchLoader, windows: SplitWindows, part: tuple[int, int], bar: tqdm
+) -> Tensor:
+    """The log-probabilities that answer the questions about some windows, [K] float16."""
+    answers = []
+    for first, last in windows.blocks(*part, reader.tokens_at_once):
+        take_signals()
+        own = windows.questions(first, last)
+        asked, road = (
+            torch.from_numpy(windows.question_window[own] - first),
+            torch.from_numpy(windows.question_road[own]),
+        )
+        tokens = windows.tokens(first, last)
+        answers.append(reader.log_probs_after(tokens, asked, road, loader.tables).cpu().half())
+        bar.update(tokens.numel())
+    return torch.cat(answers)
 
 
 def _read_part(path: Path, size: int) -> Tensor | None:
@@ -126,4 +170,5 @@ def _read_part(path: Path, size: int) -> Tensor | None:
         part = load_tensors(path)
     except UserError:
         return None
-    return part if isinstance(part, Tensor) and part.shape == (size,) else None
+    is_part = isinstance(part, Tensor) and part.shape == (size,) and part.dtype == torch.float16
+    return part if is_part else None

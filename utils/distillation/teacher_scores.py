@@ -13,15 +13,16 @@ from torch import Tensor
 
 from models.batch import Batch
 from models.ragged import ragged_arange
+from utils.data.features import RoadTables
 from utils.data.road_network import RoadNetwork
 from utils.distillation.grid import Grid
 from utils.distillation.teacher_file import Teacher
 from utils.distillation.tokens import RoadTokens
 from utils.errors import UserError
-from utils.training.metrics import pad_candidates
 
-# Windows that the teacher reads at a time: bounds the memory of its activations.
-WINDOWS_AT_ONCE = 4096
+# Tokens that the teacher reads at a time: bounds the memory of its activations. A CPU is faster where they stay in its
+# cache; a GPU needs many to be busy.
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16_384}
 
 
 def tokens_of_roads(teacher: Teacher, tokens: RoadTokens, network: RoadNetwork, path: Path) -> Tensor:
@@ -79,17 +80,54 @@ class TeacherReader:
         candidates' tokens only. NaN at the steps that involve a cell unknown to the teacher (as is each step to a
         destination that lies in one, if it reads destinations).
         """
-        # In float32 also where the student is not: the answers are those that a cache would keep.
-        with torch.autocast(batch.road_id.device.type, enabled=False):
+        with self._in_float32(batch.road_id.device):
             history, length = self._windows(batch)
             last_hidden = self._read(history, length)
-            token = self.token_of_road[batch.candidate_road_id]
             known = (history >= 0).logical_or(_before(history, length)).all(1)
             step = batch.step_of_candidate
-            scores = self.teacher.model.logits_at(last_hidden.index_select(0, step), token.clamp(min=0)).float()
-            known = known.scatter(0, step[token < 0], False)
-            log_probs = pad_candidates(scores, batch).log_softmax(dim=1)[step, batch.candidate_index]
+            unknown = self.token_of_road[batch.candidate_road_id] < 0
+            known = known.scatter(0, step[unknown], False)
+            log_probs = self._log_probs(
+                last_hidden, step, batch.candidate_index, batch.candidate_road_id, batch.max_candidates
+            )
             return torch.where(known[step], log_probs, torch.nan)
+
+    @torch.no_grad()
+    def log_probs_after(self, windows: Tensor, asked: Tensor, road: Tensor, tables: RoadTables) -> Tensor:
+        """log of the teacher's probability of each successor of `road` among them all, [K] float32.
+
+        Args:
+            windows: [D, T] int64 on the CPU, tokens that it knows.
+            asked: [Q] int64, the window before each question.
+            road: [Q] int64, whose successors are the candidates.
+            tables: those of the city, on the teacher's device.
+        """
+        device = tables.reach_road.device
+        with self._in_float32(device):
+            hidden = self.teacher.model.hidden(windows.to(device))[:, -1].float()
+            road = road.to(device)
+            first = tables.reach_ptr[road]
+            step, index = ragged_arange(tables.reach_ptr[road + 1] - first)
+            candidate = tables.reach_road[first[step] + index]
+            hidden = hidden.index_select(0, asked.to(device))
+            return self._log_probs(hidden, step, index, candidate, int(index.max()) + 1)
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens that the teacher reads at a time on its device."""
+        return TOKENS_AT_ONCE[self.token_of_road.device.type]
+
+    @staticmethod
+    def _in_float32(device: torch.device) -> torch.autocast:
+        """Also where the student is not: the answers are those that a cache keeps."""
+        return torch.autocast(device.type, enabled=False)
+
+    def _log_probs(self, hidden: Tensor, step: Tensor, index: Tensor, candidate: Tensor, most: int) -> Tensor:
+        """Of the candidates [K] that are number `index` [K] (below `most`) of their `step` [K]; hidden: [S, n_embd]."""
+        token = self.token_of_road[candidate].clamp(min=0)
+        scores = self.teacher.model.logits_at(hidden.index_select(0, step), token).float()
+        padded = scores.new_full((len(hidden), most), float("-inf")).index_put((step, index), scores)
+        return padded.log_softmax(dim=1)[step, index]
 
     def _windows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The last tokens of SOT + roads so far, right-aligned [S, W], and how many they are [S].
@@ -123,7 +161,10 @@ class TeacherReader:
             if not len(chosen):
                 continue
             distinct, inverse = history[chosen, width - n :].clamp(min=0).unique(dim=0, return_inverse=True)
-            parts = [self.teacher.model.hidden(part)[:, -1].float() for part in distinct.split(WINDOWS_AT_ONCE)]
+            parts = [
+                self.teacher.model.hidden(part)[:, -1].float()
+                for part in distinct.split(max(self.tokens_at_once // n, 1))
+            ]
             hidden[chosen] = torch.cat(parts)[inverse]
         return hidden
 
