@@ -8,10 +8,6 @@ Vanilla training does not resume: running it again starts from scratch.
 import argparse
 import time
 
-import torch
-from loguru import logger
-
-from models.hoser import HOSER
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -21,6 +17,24 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    add_seed_argument(parser)
+    add_device_argument(parser)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+import torch
+from loguru import logger
+
+from models.hoser import HOSER
 from utils.config import Config, config_source, load_config
 from utils.data.dataset import find_folder, load_city
 from utils.data.loader import data_keys, make_loaders
@@ -45,14 +59,6 @@ UNREAD = {
     "wandb": "vanilla training is not tracked by W&B",
 }
 kept = Kept("no epoch was finished")
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
-    add_seed_argument(parser)
-    add_device_argument(parser)
-    return parser.parse_args()
 
 
 def main() -> None:

@@ -14,10 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from loguru import logger
-
-from models.hoser import HOSER
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -27,6 +23,39 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    add_seed_argument(parser)
+    add_device_argument(parser)
+    parser.add_argument(
+        "--no-distill", action="store_true", help="train without a teacher, with this script's checkpoints and resume"
+    )
+    parser.add_argument(
+        "--run_name",
+        type=_run_name,
+        metavar="NAME",
+        help="folder of the run below save/DATASET and so on (default: seed{N}_distill, or seed{N}_nodistill)",
+    )
+    return parser.parse_args()
+
+
+def _run_name(text: str) -> str:
+    if re.fullmatch(r"seed\d+|teacher", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, the folder of another script; expected another name")
+    return text
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+import torch
+from loguru import logger
+
+from models.hoser import HOSER
 from utils.config import Config, config_source, config_to_dict, flatten, load_config
 from utils.data.dataset import find_folder, load_city
 from utils.data.loader import BatchLoader, data_keys, make_loaders
@@ -70,29 +99,6 @@ class Result:
     def final(self) -> Metrics:
         """Validation metrics of the last epoch."""
         return self.validations[-1]
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
-    add_seed_argument(parser)
-    add_device_argument(parser)
-    parser.add_argument(
-        "--no-distill", action="store_true", help="train without a teacher, with this script's checkpoints and resume"
-    )
-    parser.add_argument(
-        "--run_name",
-        type=_run_name,
-        metavar="NAME",
-        help="folder of the run below save/DATASET and so on (default: seed{N}_distill, or seed{N}_nodistill)",
-    )
-    return parser.parse_args()
-
-
-def _run_name(text: str) -> str:
-    if re.fullmatch(r"seed\d+|teacher", text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, the folder of another script; expected another name")
-    return text
 
 
 def main(

@@ -13,20 +13,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.hoser import HOSER
-from utils.benchmark.generation import format_generation, measure_generation
-from utils.benchmark.scaling import format_growth, measure_growth
-from utils.benchmark.steps import Figures, format_figures, measure
 from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
-from utils.config import load_config
-from utils.data.dataset import find_folder, load_city
-from utils.files.atomic import atomic_write
-from utils.runtime.device import choose_device
-from utils.training.weights import load_model
 
 
-def main() -> None:
-    """Read the command line, measure, print."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser, dataset_required=False, example="training.precision=float32")
     add_device_argument(parser)
@@ -52,6 +43,26 @@ def main() -> None:
         parser.error("--generation needs --dataset NAME, not --scale")
     if (args.dataset is None) == (args.scale is None):
         parser.error("expected either --dataset NAME or --scale ROADS TRIPS")
+    return args
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+from models.hoser import HOSER
+from utils.benchmark.generation import format_generation, measure_generation
+from utils.benchmark.scaling import format_growth, measure_growth
+from utils.benchmark.steps import Figures, format_figures, measure
+from utils.config import load_config
+from utils.data.dataset import find_folder, load_city
+from utils.files.atomic import atomic_write
+from utils.runtime.device import choose_device
+from utils.training.weights import load_model
+
+
+def main() -> None:
+    """Read the command line, measure, print."""
+    args = parse_arguments()
     size = [f"optimizer_config.batch_size={args.batch_size}"] if args.batch_size is not None else []
     if args.scale:
         figures = measure_scale(args, size)

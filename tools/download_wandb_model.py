@@ -14,14 +14,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loguru import logger
-
 from utils.command_line import run_command_line
-from utils.config import load_config
-from utils.config_sections import WandbConfig
-from utils.tracking.wandb_client import connect, find_project
-from utils.tracking.wandb_download import check_target, default_file_name, download_model, placed_path
-from utils.tracking.wandb_search import FoundRun, Search, choose_file, get_run, search_runs
 
 SEARCH_ONLY = ("distill", "epochs", "min_val_acc", "state", "limit", "json")
 DOWNLOAD_ONLY = ("output", "file", "force")
@@ -29,66 +22,8 @@ DOWNLOAD_ONLY = ("output", "file", "force")
 NAME = re.compile(r"(?!\.+$)[^/\\#?%:\s\x00-\x1f\x7f][^/\\#?%:\x00-\x1f\x7f]*")
 
 
-def main() -> None:
-    """Read the command line; print the table, or download."""
-    args = _parse()
-    config = load_config(args.dataset or "", args.config).wandb if args.dataset or args.config else WandbConfig()
-    if args.search:
-        _search(args, config)
-    else:
-        _download(args, config)
-
-
-def _search(args: argparse.Namespace, config: WandbConfig) -> None:
-    api = connect()
-    entity, project = find_project(api, args.entity, args.project, config)
-    search = Search(args.distill, args.epochs, args.min_val_acc, args.state)
-    found = search_runs(api, entity, project, search, args.limit or 20)
-    if args.json:
-        print(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
-    elif found:
-        print(_table(found))
-    if not found:
-        logger.info(f"no run of {entity}/{project} matches")
-
-
-def _download(args: argparse.Namespace, config: WandbConfig) -> None:
-    *place, run_id = args.run_id
-    output = args.output or (placed_path(args.dataset, run_id) if args.dataset else None)
-    if output is not None:
-        check_target(output, bool(args.force))  # before asking the service for anything
-    api = connect()
-    given_entity, given_project = [None, None, *place][-2:]
-    entity, project = find_project(api, given_entity or args.entity, given_project or args.project, config)
-    run = get_run(api, entity, project, run_id)
-    output = output or Path(default_file_name(run))
-    file = choose_file(run, args.file)
-    if sys.stderr.isatty():
-        logger.info(f"downloading {file.name}, {file.size / 1e6:,.1f} MB")
-    num_weights = download_model(file, output, bool(args.force))
-    row = FoundRun.from_run(run)
-    print(
-        f"{output}: {file.name} of run {row.id} ({row.name}), "
-        f"{row.progress} epochs, val_acc {row.accuracy}, {num_weights:,} weights"
-    )
-
-
-def _table(runs: list[FoundRun]) -> str:
-    """Aligned columns; - is what a run does not have."""
-    lines = [("id", "name", "distill", "epochs", "val_acc", "state", "created")]
-    for run in runs:
-        distill = "-" if run.distill is None else str(run.distill).lower()
-        created = run.created[:19].replace("T", " ")
-        lines.append((run.id, run.name, distill, run.progress, run.accuracy, run.state, created))
-    # Names come from elsewhere: nothing in them may steer the terminal.
-    shown = [["".join(c if c.isprintable() else "?" for c in cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown
-    )
-
-
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--search", action="store_true", help="list runs, newest first")
@@ -187,6 +122,77 @@ def _share(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 0 to 1")
     return value
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+from loguru import logger
+
+from utils.config import load_config
+from utils.config_sections import WandbConfig
+from utils.tracking.wandb_client import connect, find_project
+from utils.tracking.wandb_download import check_target, default_file_name, download_model, placed_path
+from utils.tracking.wandb_search import FoundRun, Search, choose_file, get_run, search_runs
+
+
+def main() -> None:
+    """Read the command line; print the table, or download."""
+    args = parse_arguments()
+    config = load_config(args.dataset or "", args.config).wandb if args.dataset or args.config else WandbConfig()
+    if args.search:
+        _search(args, config)
+    else:
+        _download(args, config)
+
+
+def _search(args: argparse.Namespace, config: WandbConfig) -> None:
+    api = connect()
+    entity, project = find_project(api, args.entity, args.project, config)
+    search = Search(args.distill, args.epochs, args.min_val_acc, args.state)
+    found = search_runs(api, entity, project, search, args.limit or 20)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
+    elif found:
+        print(_table(found))
+    if not found:
+        logger.info(f"no run of {entity}/{project} matches")
+
+
+def _download(args: argparse.Namespace, config: WandbConfig) -> None:
+    *place, run_id = args.run_id
+    output = args.output or (placed_path(args.dataset, run_id) if args.dataset else None)
+    if output is not None:
+        check_target(output, bool(args.force))  # before asking the service for anything
+    api = connect()
+    given_entity, given_project = [None, None, *place][-2:]
+    entity, project = find_project(api, given_entity or args.entity, given_project or args.project, config)
+    run = get_run(api, entity, project, run_id)
+    output = output or Path(default_file_name(run))
+    file = choose_file(run, args.file)
+    if sys.stderr.isatty():
+        logger.info(f"downloading {file.name}, {file.size / 1e6:,.1f} MB")
+    num_weights = download_model(file, output, bool(args.force))
+    row = FoundRun.from_run(run)
+    print(
+        f"{output}: {file.name} of run {row.id} ({row.name}), "
+        f"{row.progress} epochs, val_acc {row.accuracy}, {num_weights:,} weights"
+    )
+
+
+def _table(runs: list[FoundRun]) -> str:
+    """Aligned columns; - is what a run does not have."""
+    lines = [("id", "name", "distill", "epochs", "val_acc", "state", "created")]
+    for run in runs:
+        distill = "-" if run.distill is None else str(run.distill).lower()
+        created = run.created[:19].replace("T", " ")
+        lines.append((run.id, run.name, distill, run.progress, run.accuracy, run.state, created))
+    # Names come from elsewhere: nothing in them may steer the terminal.
+    shown = [["".join(c if c.isprintable() else "?" for c in cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown
+    )
 
 
 if __name__ == "__main__":

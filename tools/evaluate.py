@@ -11,8 +11,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.hoser import HOSER
 from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser, example="optimizer_config.batch_size=64")
+    add_device_argument(parser)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="state dict, such as save/Demo/seed42/best.pth",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--split", choices=("train", "val", "test"), default="test", help="trips (default: test)")
+    source.add_argument("--trips", type=Path, metavar="FILE", help="a CSV of trips instead of a split")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+from models.hoser import HOSER
 from utils.config import load_config
 from utils.config_sections import OptimizerConfig
 from utils.data.dataset import find_folder, load_city
@@ -39,22 +63,7 @@ UNREAD = {
 
 def main() -> None:
     """Read the command line, load city, trips and model, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser, example="optimizer_config.batch_size=64")
-    add_device_argument(parser)
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="state dict, such as save/Demo/seed42/best.pth",
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--split", choices=("train", "val", "test"), default="test", help="trips (default: test)")
-    source.add_argument("--trips", type=Path, metavar="FILE", help="a CSV of trips instead of a split")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
-    args = parser.parse_args()
-
+    args = parse_arguments()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     warn_of_unread(args.overrides, UNREAD)

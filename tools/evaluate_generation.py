@@ -13,49 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-from loguru import logger
-
 from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
-from utils.config import load_config
-from utils.data.cache import load_trips
-from utils.data.dataset import load_roads
-from utils.data.road_network import read_lengths
-from utils.data.trips import read_trips
-from utils.errors import UserError
-from utils.files.atomic import atomic_write, atomic_write_text
-from utils.generation.queries import SPLITS, queries_of
-from utils.judging.generated import match_queries, read_generated
-from utils.judging.judge import FEW, Judge, Judgement, judge_trips
-from utils.judging.paired import Comparison, compare_models
-from utils.judging.report import format_report, report_json
-
-NO_MODEL = "no model is trained or run here"
-UNREAD = {
-    **ONE_READER,
-    **dict.fromkeys(("distill", "optimizer_config", "training", "navigator_config"), NO_MODEL),
-    **dict.fromkeys(("road_network_encoder_config", "trajectory_encoder_config"), NO_MODEL),
-}
-DISTRIBUTIONS, COMPARISON = "distributions.png", "comparison.png"
 
 
-def main() -> None:
-    """Read the command line, judge each file, compare two models, print the tables."""
-    args = read_arguments()
-    judge = make_judge(args)
-    judgements = list(judge_files(args, judge))
-    comparison = compare_files(args, judge) if args.compare else None
-    title = f"{args.dataset}, beside the {len(judge.real):,} real trips of {judge.real_name}"
-    print(format_report(judgements, comparison, title))
-    if args.json:
-        source = {"dataset": args.dataset, "real": judge.real_name, "real_trips": len(judge.real), "seed": args.seed}
-        text = json.dumps(report_json(judgements, comparison, source), indent=2, allow_nan=False) + "\n"
-        atomic_write_text(args.json, lambda file: file.write(text))
-    if args.plots:
-        write_plots(args.plots, judge, judgements, comparison, title)
-
-
-def read_arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser, example="data.on_bad_trip=skip")
@@ -103,6 +64,50 @@ def named_files(text: str) -> tuple[str, list[Path]]:
     if not paths or (mark and not name):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected FILE or NAME=FILE")
     return (name if files is rest else str(paths[0])), paths
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+import numpy as np
+from loguru import logger
+
+from utils.config import load_config
+from utils.data.cache import load_trips
+from utils.data.dataset import load_roads
+from utils.data.road_network import read_lengths
+from utils.data.trips import read_trips
+from utils.errors import UserError
+from utils.files.atomic import atomic_write, atomic_write_text
+from utils.generation.queries import SPLITS, queries_of
+from utils.judging.generated import match_queries, read_generated
+from utils.judging.judge import FEW, Judge, Judgement, judge_trips
+from utils.judging.paired import Comparison, compare_models
+from utils.judging.report import format_report, report_json
+
+NO_MODEL = "no model is trained or run here"
+UNREAD = {
+    **ONE_READER,
+    **dict.fromkeys(("distill", "optimizer_config", "training", "navigator_config"), NO_MODEL),
+    **dict.fromkeys(("road_network_encoder_config", "trajectory_encoder_config"), NO_MODEL),
+}
+DISTRIBUTIONS, COMPARISON = "distributions.png", "comparison.png"
+
+
+def main() -> None:
+    """Read the command line, judge each file, compare two models, print the tables."""
+    args = parse_arguments()
+    judge = make_judge(args)
+    judgements = list(judge_files(args, judge))
+    comparison = compare_files(args, judge) if args.compare else None
+    title = f"{args.dataset}, beside the {len(judge.real):,} real trips of {judge.real_name}"
+    print(format_report(judgements, comparison, title))
+    if args.json:
+        source = {"dataset": args.dataset, "real": judge.real_name, "real_trips": len(judge.real), "seed": args.seed}
+        text = json.dumps(report_json(judgements, comparison, source), indent=2, allow_nan=False) + "\n"
+        atomic_write_text(args.json, lambda file: file.write(text))
+    if args.plots:
+        write_plots(args.plots, judge, judgements, comparison, title)
 
 
 def make_judge(args: argparse.Namespace) -> Judge:

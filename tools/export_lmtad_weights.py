@@ -13,13 +13,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command_line import run_command_line
-from utils.config_sections import ROADS
-from utils.distillation.teacher_file import export_checkpoint, read_vocab
-from utils.files.tensor_files import save_tensors
 
 
-def main() -> None:
-    """Read the command line, read and check the checkpoint, write the teacher file."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, metavar="FILE", help="a training checkpoint (ckpt.pt)"
@@ -37,7 +34,27 @@ def main() -> None:
     args = parser.parse_args()
     if args.output.resolve() == args.checkpoint.resolve():
         parser.error("--output: found the checkpoint itself, expected another file")
+    return args
 
+
+def _grid_size(text: str) -> tuple[int, int]:
+    numbers = text.split()
+    if len(numbers) != 2 or not all(number.isascii() and number.isdecimal() and int(number) > 0 for number in numbers):
+        raise argparse.ArgumentTypeError(f'found {text!r}, expected rows and columns, such as "205 252"')
+    return int(numbers[0]), int(numbers[1])
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+from utils.config_sections import ROADS
+from utils.distillation.teacher_file import export_checkpoint, read_vocab
+from utils.files.tensor_files import save_tensors
+
+
+def main() -> None:
+    """Read the command line, read and check the checkpoint, write the teacher file."""
+    args = parse_arguments()
     vocab = read_vocab(args.vocab) if args.vocab else None
     content = export_checkpoint(args.checkpoint, args.grid_size, vocab)
     save_tensors(content, args.output)
@@ -56,13 +73,6 @@ def describe(content: dict[str, Any]) -> str:
         f"{'vocabulary file' if 'vocab' in content else kind}"
         f"{', destination first' if content.get('destination') else ''}"
     )
-
-
-def _grid_size(text: str) -> tuple[int, int]:
-    numbers = text.split()
-    if len(numbers) != 2 or not all(number.isascii() and number.isdecimal() and int(number) > 0 for number in numbers):
-        raise argparse.ArgumentTypeError(f'found {text!r}, expected rows and columns, such as "205 252"')
-    return int(numbers[0]), int(numbers[1])
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -29,64 +27,10 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
-from utils.config import load_config
-from utils.data.dataset import City, find_folder, load_city
-from utils.data.road_network import read_polylines
-from utils.files.atomic import atomic_write
-from utils.generation.generator import MAX_EXPANSIONS, METHODS, SLOTS, GenerationOptions
-from utils.generation.job import GenerationJob
-from utils.generation.map_plot import TripPair, choose_pairs, plot_trips, road_usage
-from utils.generation.queries import read_queries, real_roads
-from utils.generation.run import check_options, choose_folder, format_summary, generate
-from utils.generation.trip_files import GEOJSON, MAP, PUBLIC, TripRow, write_geojson, write_public
-from utils.runtime.device import choose_device
-from utils.runtime.distributed import join_processes
-from utils.runtime.memory import memory_advice
-
-NO_TRAINING = "nothing is trained here"
-UNREAD = {
-    **ONE_READER,
-    **dict.fromkeys(("distill", "optimizer_config"), NO_TRAINING),
-    "training": "trips are generated in float32, without compilation",
-}
-kept = Kept("nothing has been generated yet")
+from utils.generation.options import MAX_EXPANSIONS, METHODS, SLOTS, GenerationOptions
 
 
-def main() -> None:
-    """Read the command line, load what is needed, generate, print the summary."""
-    args = read_arguments()
-    check_options(args.method, args.k)
-    processes = join_processes()
-    find_folder(args.dataset, args.data_dir)
-    config = load_config(args.dataset, args.config, args.overrides)
-    warn_of_unread(args.overrides, UNREAD)
-    device = choose_device(args.cuda, processes)
-    with processes.main_process_first():
-        city = load_city(args.dataset, config, args.data_dir)
-        queries = read_queries(args.queries, city, args.number, args.seed)
-    names = [field.name for field in dataclasses.fields(GenerationOptions)]
-    options = GenerationOptions(**{name: getattr(args, name) for name in names})
-    job = GenerationJob(
-        args.checkpoint, config, city, queries, options, device, args.times, args.status == "reached", args.slots
-    )
-    identity = job.identity()
-    folder = choose_folder(args.out or default_folder(args), identity)
-    kept.text = f"finished blocks are in {folder}; the same command resumes"
-    with memory_advice("lower --slots"):
-        summary = generate(
-            folder,
-            queries,
-            job.make_generator,
-            identity,
-            processes,
-            job.only_reached,
-            partial(write_more, args, city),
-        )
-    if summary:
-        print(format_summary(summary, folder, args.method))
-
-
-def read_arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
@@ -166,6 +110,67 @@ def temperature(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number above 0")
     return value
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+import numpy as np
+
+from utils.config import load_config
+from utils.data.dataset import City, find_folder, load_city
+from utils.data.road_network import read_polylines
+from utils.files.atomic import atomic_write
+from utils.generation.job import GenerationJob
+from utils.generation.map_plot import TripPair, choose_pairs, plot_trips, road_usage
+from utils.generation.queries import read_queries, real_roads
+from utils.generation.run import check_options, choose_folder, format_summary, generate
+from utils.generation.trip_files import GEOJSON, MAP, PUBLIC, TripRow, write_geojson, write_public
+from utils.runtime.device import choose_device
+from utils.runtime.distributed import join_processes
+from utils.runtime.memory import memory_advice
+
+NO_TRAINING = "nothing is trained here"
+UNREAD = {
+    **ONE_READER,
+    **dict.fromkeys(("distill", "optimizer_config"), NO_TRAINING),
+    "training": "trips are generated in float32, without compilation",
+}
+kept = Kept("nothing has been generated yet")
+
+
+def main() -> None:
+    """Read the command line, load what is needed, generate, print the summary."""
+    args = parse_arguments()
+    check_options(args.method, args.k)
+    processes = join_processes()
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, args.overrides)
+    warn_of_unread(args.overrides, UNREAD)
+    device = choose_device(args.cuda, processes)
+    with processes.main_process_first():
+        city = load_city(args.dataset, config, args.data_dir)
+        queries = read_queries(args.queries, city, args.number, args.seed)
+    names = [field.name for field in dataclasses.fields(GenerationOptions)]
+    options = GenerationOptions(**{name: getattr(args, name) for name in names})
+    job = GenerationJob(
+        args.checkpoint, config, city, queries, options, device, args.times, args.status == "reached", args.slots
+    )
+    identity = job.identity()
+    folder = choose_folder(args.out or default_folder(args), identity)
+    kept.text = f"finished blocks are in {folder}; the same command resumes"
+    with memory_advice("lower --slots"):
+        summary = generate(
+            folder,
+            queries,
+            job.make_generator,
+            identity,
+            processes,
+            job.only_reached,
+            partial(write_more, args, city),
+        )
+    if summary:
+        print(format_summary(summary, folder, args.method))
 
 
 def default_folder(args: argparse.Namespace) -> Path:

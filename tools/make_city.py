@@ -10,12 +10,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command_line import run_command_line
-from utils.data.synthetic.writer import MIN_TRIPS, ROADS_LIMITS, CitySpec, CitySummary, build_city
+from utils.data.synthetic.spec import MIN_TRIPS, ROADS_LIMITS, CitySpec
 from utils.errors import UserError
 
 
-def main() -> None:
-    """Read the command line, build the city, print its summary."""
+def parse_arguments() -> tuple[CitySpec, Path]:
+    """What to build, and where."""
     parser = argparse.ArgumentParser(description="Build a synthetic city: a road network and simulated trips.")
     parser.add_argument("--name", default=CitySpec.name, metavar="NAME", help="name of the city (default: %(default)s)")
     parser.add_argument(
@@ -43,7 +43,18 @@ def main() -> None:
         spec = CitySpec(args.name, args.roads, args.trips, args.seed)
     except UserError as error:
         parser.error(str(error))
-    folder = args.data_dir or Path("data") / spec.name
+    return spec, args.data_dir or Path("data") / spec.name
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+from utils.data.synthetic.writer import CitySummary, build_city
+
+
+def main() -> None:
+    """Read the command line, build the city, print its summary."""
+    spec, folder = parse_arguments()
     summary = build_city(folder, spec)
     print(f"{spec.name} is written to {folder}")
     print(describe(summary))

@@ -13,10 +13,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser, example="data.on_bad_trip=skip")
+    which = parser.add_mutually_exclusive_group()
+    add_seed_argument(which)
+    which.add_argument(
+        "--run_name", metavar="NAME", help="run below save/DATASET, such as seed42_distill (default: seed{N})"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
 import numpy as np
 
 from models.hoser import HOSER
-from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
 from utils.config import load_config
 from utils.data.dataset import City, find_folder, load_city
 from utils.data.road_network import read_polylines
@@ -39,16 +57,7 @@ UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distil
 
 def main() -> None:
     """Read the command line, generate test trips, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser, example="data.on_bad_trip=skip")
-    which = parser.add_mutually_exclusive_group()
-    add_seed_argument(which)
-    which.add_argument(
-        "--run_name", metavar="NAME", help="run below save/DATASET, such as seed42_distill (default: seed{N})"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
-    args = parser.parse_args()
-
+    args = parse_arguments()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     warn_of_unread(args.overrides, UNREAD)

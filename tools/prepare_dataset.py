@@ -12,6 +12,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command_line import ONE_READER, add_data_arguments, run_command_line, warn_of_unread
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser, example="data.on_bad_trip=skip")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
 from utils.config import load_config
 from utils.data.dataset import find_folder, load_city
 from utils.data.loader import make_loaders
@@ -23,9 +35,7 @@ UNREAD = {**ONE_READER, **dict.fromkeys(("optimizer_config", "training", "distil
 
 def main() -> None:
     """Read the command line, load everything, say what there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser, example="data.on_bad_trip=skip")
-    args = parser.parse_args()
+    args = parse_arguments()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     warn_of_unread(args.overrides, UNREAD)

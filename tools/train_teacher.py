@@ -19,8 +19,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from loguru import logger
-
 from utils.command_line import (
     ONE_READER,
     Kept,
@@ -30,6 +28,25 @@ from utils.command_line import (
     run_command_line,
     warn_of_unread,
 )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser, example="teacher.max_epoch=2")
+    add_seed_argument(parser)
+    add_device_argument(parser)
+    parser.add_argument(
+        "--trips", type=Path, metavar="FILE", help="a CSV of trips to train on (default: train.csv of the data set)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+from loguru import logger
+
 from utils.config import Config, config_source, load_config
 from utils.config_sections import CELLS, ROADS
 from utils.data.dataset import City, find_folder, load_city
@@ -69,14 +86,7 @@ WITHOUT_GRID = dict.fromkeys(("distill.grid_size", "distill.downsample"), "teach
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser, example="teacher.max_epoch=2")
-    add_seed_argument(parser)
-    add_device_argument(parser)
-    parser.add_argument(
-        "--trips", type=Path, metavar="FILE", help="a CSV of trips to train on (default: train.csv of the data set)"
-    )
-    args = parser.parse_args()
+    args = parse_arguments()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     with open_run(args.dataset, "teacher") as run:

@@ -15,11 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import optuna
-from loguru import logger
-from optuna.trial import TrialState
-
-import train_with_distill
 from utils.command_line import (
     ONE_READER,
     add_data_arguments,
@@ -29,20 +24,10 @@ from utils.command_line import (
     seed_number,
     warn_of_unread,
 )
-from utils.config import Config, load_config
-from utils.data.dataset import find_folder
-from utils.errors import UserError
-from utils.runtime.device import choose_device
-from utils.search.final_comparison import compare_final_runs
-from utils.search.preflight import check_data_and_teachers, digests_of_inputs
-from utils.search.report import StudyReport
-from utils.search.samplers import check_sampler, make_pruner
-from utils.search.space import SearchSpace, override_texts
-from utils.search.study import SharedStudy, best_trial
-from utils.search.worker import Worker
 
 
 def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     add_seed_argument(parser)
@@ -83,6 +68,45 @@ def parse_arguments() -> argparse.Namespace:
         "for test.csv with each, and compare",
     )
     return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")
+    return int(text)
+
+
+def _url(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found nothing, expected a URL (is a shell variable empty?)")
+    return text
+
+
+def _folder_name(text: str) -> str:
+    if not text.isprintable() or Path(text).parts != (text,) or text.startswith(".") or len(text.encode()) > 100:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected the name of a folder, such as distill")
+    return text
+
+
+if __name__ == "__main__":
+    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+
+import optuna
+from loguru import logger
+from optuna.trial import TrialState
+
+import train_with_distill
+from utils.config import Config, load_config
+from utils.data.dataset import find_folder
+from utils.errors import UserError
+from utils.runtime.device import choose_device
+from utils.search.final_comparison import compare_final_runs
+from utils.search.preflight import check_data_and_teachers, digests_of_inputs
+from utils.search.report import StudyReport
+from utils.search.samplers import check_sampler, make_pruner
+from utils.search.space import SearchSpace, override_texts
+from utils.search.study import SharedStudy, best_trial
+from utils.search.worker import Worker
 
 
 def main() -> None:
@@ -160,24 +184,6 @@ def unread_keys(config: Config, space: SearchSpace, storage: str | None) -> dict
         on_machines = "it is for a study that several machines share (--storage)"
         unread |= dict.fromkeys(("optuna.heartbeat_interval", "optuna.grace_period"), on_machines)
     return unread
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")
-    return int(text)
-
-
-def _url(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("found nothing, expected a URL (is a shell variable empty?)")
-    return text
-
-
-def _folder_name(text: str) -> str:
-    if not text.isprintable() or Path(text).parts != (text,) or text.startswith(".") or len(text.encode()) > 100:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected the name of a folder, such as distill")
-    return text
 
 
 if __name__ == "__main__":

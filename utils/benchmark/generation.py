@@ -12,7 +12,8 @@ from models.hoser import HOSER
 from utils.benchmark.roofline import machine_rates
 from utils.data.dataset import City
 from utils.data.trips import TimeStatistics
-from utils.generation.generator import GenerationOptions, TripGenerator
+from utils.generation.generator import TripGenerator
+from utils.generation.options import GenerationOptions
 from utils.generation.paths import PathModel
 from utils.generation.queries import sample_queries
 from utils.runtime.progress import progress

@@ -1,31 +1,15 @@
 """Trips for queries, by any method."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from utils.data.csv_reader import without_garbage_collection
 from utils.data.road_network import RoadNetwork
+from utils.generation.options import SLOTS, GenerationOptions
 from utils.generation.paths import PathModel, Query, Trip
 from utils.generation.reachability import Reachability
 from utils.generation.search import SearchRule, search_trips
 from utils.generation.times import TimeResiduals
 from utils.generation.walk import WalkRule, walk_trips
-
-METHODS = ("search", "exact", "greedy", "sample")
-SLOTS = 256
-MAX_EXPANSIONS = 5000  # as published
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """What decides which trips are generated."""
-
-    method: str = "search"
-    k: int = 1  # trips of each query
-    max_expansions: int = MAX_EXPANSIONS  # of a query's search, or steps of a walk; 0: no limit
-    temperature: float = 1.0  # of `sample`
-    top_k: int = 0  # of `sample`; 0: all candidates
-    seed: int = 0  # of `sample`, and of sampled times
 
 
 class TripGenerator:

@@ -14,7 +14,8 @@ from utils.data.features import RoadTables
 from utils.data.loader import BatchLoader
 from utils.data.trips import TimeStatistics
 from utils.files.checksums import content_digest, file_digest
-from utils.generation.generator import SLOTS, GenerationOptions, TripGenerator
+from utils.generation.generator import TripGenerator
+from utils.generation.options import SLOTS, GenerationOptions
 from utils.generation.paths import PathModel, Query
 from utils.generation.times import calibrate
 from utils.training.weights import load_model

@@ -19,8 +19,8 @@ from utils.data.road_network import read_lengths
 from utils.data.trips import TimeStatistics
 from utils.files.atomic import atomic_write, atomic_write_text
 from utils.files.locks import folder_lock
-from utils.generation.generator import GenerationOptions
 from utils.generation.job import GenerationJob
+from utils.generation.options import GenerationOptions
 from utils.generation.queries import queries_of
 from utils.generation.run import choose_folder, generate
 from utils.judging.generated import read_generated

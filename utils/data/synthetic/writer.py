@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,31 +12,10 @@ import numpy as np
 
 from utils.data.synthetic.drivers import FIRST_DAY, Trips, drive_trips
 from utils.data.synthetic.network import HIGHWAY_TEXTS, HIGHWAYS, CityNetwork, build_network
+from utils.data.synthetic.spec import CitySpec
 from utils.errors import UserError
 
-ROADS_LIMITS = (50, 1_200_000)
-MIN_TRIPS = 10
 ROWS_PER_CHUNK = 20_000  # rows of text held in memory at a time
-
-
-@dataclass(frozen=True)
-class CitySpec:
-    """What to build. The files depend on `roads`, `trips` and `seed`, not on the name."""
-
-    name: str = "Demo"
-    roads: int = 1000  # wanted number of directed roads, met within about 3 %
-    trips: int = 4000  # exact number of trips over all splits
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", self.name):
-            raise UserError(f"name {self.name!r}: use letters, digits, '_', '-' and '.', with no '.' in front")
-        if not ROADS_LIMITS[0] <= self.roads <= ROADS_LIMITS[1]:
-            raise UserError(f"roads {self.roads}: must lie between {ROADS_LIMITS[0]} and {ROADS_LIMITS[1]}")
-        if self.trips < MIN_TRIPS:
-            raise UserError(f"trips {self.trips}: must be at least {MIN_TRIPS}")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed}: must not be negative")
 
 
 @dataclass(frozen=True)
