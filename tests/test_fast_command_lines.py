@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from scripts import PROJECT
+from scripts import PROJECT, make_mini_project, make_mini_teacher
 
 PROGRAMS = [
     "train.py",
@@ -36,3 +37,22 @@ def test_help_and_mistakes_are_answered_before_slow_imports(argument: str, code:
     codes, modules = json.loads(done.stdout)
     assert codes == dict.fromkeys(PROGRAMS, code)
     assert not SLOW & set(modules)
+
+
+# Trains for one epoch, and says whether PyTorch's compiler was imported on the way.
+TRAIN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+print("compiler" if "torch._dynamo" in sys.modules else "no compiler")
+"""
+
+
+def test_training_with_a_teacher_does_not_import_the_compiler(tmp_path: Path) -> None:
+    """Neither its optimizer nor the reading of the teacher does; the import takes as long as that of torch."""
+    make_mini_teacher(make_mini_project(tmp_path))
+    command = [sys.executable, "-c", TRAIN, str(PROJECT / "train_with_distill.py"), "--dataset", "Mini"]
+    command += ["--config", "Mini.yaml", "--cuda", "-1", "--set", "optimizer_config.max_epoch=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "no compiler"

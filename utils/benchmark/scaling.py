@@ -71,7 +71,7 @@ def _in_a_process_of_its_own(folder: Path, config: Config) -> dict[str, float]:
     """Memory is a process' own highest."""
     # Forked from a server that has imported what it takes seconds to import.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         try:
             return pool.submit(train_one_epoch, folder, config).result()

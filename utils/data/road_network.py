@@ -111,7 +111,8 @@ def describe_far_roads(network: RoadNetwork) -> str:
     num_roads = network.num_roads
     if num_roads < 10 or not len(network.line):
         return ""
-    distance_km = distances_km(network.center, np.median(network.center, axis=0))
+    middle = np.quantile(network.center, 0.5, axis=0)  # np.median would import numpy.ma, for its NaN only
+    distance_km = distances_km(network.center, middle)
     order = np.argsort(distance_km)
     first = num_roads - max(1, int(FAR_SHARE * num_roads))  # of those that may be far
     ascending = distance_km[order]

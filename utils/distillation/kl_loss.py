@@ -20,7 +20,6 @@ from utils.distillation.teacher_file import load_teacher
 from utils.distillation.teacher_scores import TeacherReader, tokens_of_roads
 from utils.distillation.tokens import make_tokens
 from utils.errors import UserError
-from utils.runtime.device import load_compiler
 from utils.runtime.distributed import ALONE, Processes
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
@@ -229,7 +228,6 @@ def load_teacher_reader(
         UserError: the teacher cannot be read, or does not fit the city or the window.
     """
     path = teacher_path(config, dataset)
-    load_compiler()
     teacher = load_teacher(path)
     logger.info(f"teacher: {path}; {teacher.describe()}")
     if config.window > teacher.longest_window:

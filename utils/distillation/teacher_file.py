@@ -19,6 +19,7 @@ from utils.errors import UserError
 from utils.files.file_kinds import foreign_kind
 from utils.files.state_dicts import unwrapped
 from utils.files.tensor_files import save_tensors, state_dict_of
+from utils.runtime.device import shapes_only
 
 SPECIAL_TOKENS = ("PAD", "EOT", "SOT")
 # What our own files say beside the public ones: `teacher.tokens`, `teacher.destination`, the road network that tokens
@@ -325,7 +326,7 @@ def _read_model(config: LMTADConfig, state: dict[Any, Any]) -> LMTAD:
     """The frozen model with these weights; draws no random numbers. Raises ValueError."""
     if config.n_layer > len(state):
         raise ValueError(f"state_dict: has {len(state)} tensors, too few for n_layer = {config.n_layer}")
-    with torch.device("meta"):
+    with shapes_only():
         model = LMTAD(config)
     weights = _plain_names(state)
     _check_weights(weights, {name: tuple(value.shape) for name, value in model.state_dict().items()})

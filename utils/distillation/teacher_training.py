@@ -20,7 +20,7 @@ from utils.data.road_network import RoadNetwork
 from utils.data.trips import Trips
 from utils.distillation.tokens import RoadTokens
 from utils.errors import UserError
-from utils.runtime.device import load_compiler
+from utils.runtime.device import shapes_only
 from utils.runtime.memory import available_bytes, memory_advice, readable_gb
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
@@ -154,8 +154,7 @@ def make_teacher(config: TeacherConfig, tokens: RoadTokens, device: torch.device
     except ValueError as error:
         raise UserError(f"teacher: {error}") from None
     advice = f"{tokens.origin}, each with a row of teacher.n_embd {config.n_embd} numbers; {tokens.fewer}lower n_embd"
-    load_compiler()
-    with torch.device("meta"):
+    with shapes_only():
         parameters = sum(value.numel() for value in LMTAD(sizes).parameters())
     need, available = 4 * NUMBERS_PER_PARAMETER * parameters, available_bytes(device)
     if available is not None and need > available:

@@ -1,13 +1,17 @@
 """The device that a run computes on, and its random numbers."""
 
+import contextlib
 import ctypes
-import importlib
 import random
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from loguru import logger
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from utils.errors import UserError
 from utils.runtime.distributed import ALONE, Processes
@@ -47,14 +51,21 @@ def choose_device(cuda: int, processes: Processes = ALONE) -> torch.device:
     return torch.device("cuda", cuda)
 
 
-def load_compiler() -> None:
-    """Import torch._dynamo, and say so: torch.optim does it when it is first used, and the meta device, silently.
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Parameters made in the block have shapes, but neither memory nor values: they are on the meta device."""
+    with torch.device("meta"), _WithoutNormalValues():
+        yield
 
-    That takes seconds, and on a busy machine half a minute.
-    """
-    if "torch._dynamo" not in sys.modules:
-        logger.info("loading PyTorch's compiler, which its optimizers need (some seconds)")
-        importlib.import_module("torch._dynamo")
+
+class _WithoutNormalValues(TorchFunctionMode):
+    """Leaves out `nn.init.normal_`: on the meta device it imports torch._dynamo, for as long as to import torch."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.init.normal_:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def keep_freed_memory() -> None:

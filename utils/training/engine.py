@@ -15,23 +15,22 @@ from utils.config import Config
 from utils.config_sections import OptimizerConfig, TeacherConfig
 from utils.data.loader import BatchLoader
 from utils.errors import UserError
-from utils.runtime.device import load_compiler
 from utils.runtime.distributed import Processes
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import BatchRecord, Metrics, score
+from utils.training.optimizer import AdamW
 from utils.training.schedule import Schedule, steps_per_epoch
 
 # Losses are read back from the device this many batches at a time, so that it never waits for us.
 READ_BACK = 32
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig | TeacherConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: OptimizerConfig | TeacherConfig) -> AdamW:
     """AdamW over all parameters; the rate is set at each step."""
-    load_compiler()
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 @dataclass(frozen=True)
