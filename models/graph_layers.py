@@ -18,12 +18,14 @@ def _glorot(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
-def _glorot_linear(in_dim: int, out_dim: int, bias: bool) -> nn.Linear:
-    linear = nn.utils.skip_init(nn.Linear, in_dim, out_dim, bias=bias)
-    linear.weight = _glorot(out_dim, in_dim)
-    if bias:
-        nn.init.zeros_(linear.bias)
-    return linear
+class GlorotLinear(nn.Linear):
+    """A linear layer with the initial values of graph layers, and a bias of zeros."""
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values, instead of those of `nn.Linear`."""
+        self.weight = _glorot(*self.weight.shape)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class GATv2Conv(nn.Module):
@@ -35,10 +37,10 @@ class GATv2Conv(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, edge_dim: int):
         super().__init__()
-        self.lin_l = _glorot_linear(in_dim, out_dim, bias=True)
-        self.lin_r = _glorot_linear(in_dim, out_dim, bias=True)
+        self.lin_l = GlorotLinear(in_dim, out_dim, bias=True)
+        self.lin_r = GlorotLinear(in_dim, out_dim, bias=True)
         self.att = _glorot(1, 1, out_dim)
-        self.lin_edge = _glorot_linear(edge_dim, out_dim, bias=False)
+        self.lin_edge = GlorotLinear(edge_dim, out_dim, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_dim))
 
     def forward(self, x: Tensor, *graphs: MessageGraph) -> Tensor:
@@ -80,7 +82,7 @@ class GCNConv(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
-        self.lin = _glorot_linear(in_dim, out_dim, bias=False)
+        self.lin = GlorotLinear(in_dim, out_dim, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_dim))
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:

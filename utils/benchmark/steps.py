@@ -19,8 +19,8 @@ from torch.profiler import profile
 from models.batch import Batch
 from models.hoser import HOSER
 from utils.benchmark.roofline import count_flops, count_graph_bytes, machine_rates, seconds
-from utils.config import PROJECT, Config, config_to_dict, load_config
-from utils.data.dataset import City, load_city
+from utils.config import PROJECT, Config, config_to_dict
+from utils.data.dataset import City
 from utils.data.loader import BatchLoader, make_loaders
 from utils.data.road_network import read_road_network
 from utils.distillation.kl_loss import DistillationTerm, load_teacher_reader, teacher_path
@@ -120,7 +120,7 @@ def measure_starts(dataset: str, config: Config, city: City) -> Figures:
 
 def _start(dataset: str, config: Config, folder: Path) -> Figures:
     arguments = [dataset, str(folder), json.dumps(config_to_dict(config))]
-    code = "import sys; from utils.benchmark.steps import first_batch; first_batch(*sys.argv[1:])"
+    code = "import sys; from utils.benchmark.first_batch import first_batch; first_batch(*sys.argv[1:])"
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -130,20 +130,6 @@ def _start(dataset: str, config: Config, folder: Path) -> Figures:
         check=True,
     )
     return json.loads(done.stdout) | {"wall_s": time.perf_counter() - began}
-
-
-def first_batch(dataset: str, folder: str, settings: str) -> None:
-    """Load a city and make the first batch, as a process of its own; prints its figures as JSON."""
-    config = load_config(dataset, overrides=json.loads(settings))
-    began = time.perf_counter()
-    loaders = make_loaders(load_city(dataset, config, folder), config, "cpu")
-    next(loaders["train"].shuffled(0, 0))
-    figures = {
-        "load_s": time.perf_counter() - began,
-        "trips": sum(loader.num_trips for loader in loaders.values()),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    print(json.dumps(figures))
 
 
 def measure_steps(
