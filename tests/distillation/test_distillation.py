@@ -264,6 +264,14 @@ def test_the_teacher_reads_each_window_of_a_split_once(setting: Setting, window:
         torch.testing.assert_close(cached(batch), fresh, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
+def test_a_teacher_that_knows_no_window_is_not_asked(
+    setting: Setting, counting: CountingReader, tmp_path: Path
+) -> None:
+    reader = CountingReader(setting.teacher, torch.full_like(setting.tokens, -1), 4)
+    assert cached_log_probs(reader, setting.loader, tmp_path, "key").values.isnan().all()
+    assert counting.asked == 0
+
+
 def test_long_work_says_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, lines = [0.0], []
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])

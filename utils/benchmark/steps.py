@@ -24,7 +24,8 @@ from utils.data.dataset import City
 from utils.data.loader import BatchLoader, make_loaders
 from utils.data.road_network import read_road_network
 from utils.distillation.kl_loss import DistillationTerm, load_teacher_reader, teacher_path
-from utils.distillation.score_cache import CachedLogProbs
+from utils.distillation.score_cache import CachedLogProbs, score_windows
+from utils.distillation.split_windows import find_windows
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.training.engine import evaluate, make_optimizer, optimizer_step
@@ -33,8 +34,7 @@ from utils.training.schedule import Schedule
 
 Figures = dict[str, float]
 WARM_UP_STEPS = 3
-TEACHER_BATCHES = 5
-TEACHER_BATCH = 256
+TEACHER_BLOCKS = 5
 
 # What the figures are, in the order of the table.
 MEANINGS = {
@@ -188,13 +188,16 @@ def _ratio(
 
 
 def _teacher_rate(config: Config, dataset: str, city: City, loader: BatchLoader) -> float:
+    """Steps of the split over the seconds that their scores take, at the rate of its last (and longest) windows."""
     reader, _ = load_teacher_reader(config.distill, dataset, city, loader.device)
-    rates = []
-    for first in range(0, min(loader.num_trips, TEACHER_BATCHES * TEACHER_BATCH), TEACHER_BATCH):
-        batch = loader.batch(np.arange(first, min(first + TEACHER_BATCH, loader.num_trips)))
-        taken, _ = seconds(loader.device, reader.log_probs, batch)
-        rates.append(len(batch.road_id) / taken)
-    return statistics.median(rates)
+    teacher = reader.teacher
+    began = time.perf_counter()
+    windows = find_windows(loader, reader.token_of_road, reader.window, teacher.sot, teacher.destination)
+    finding = time.perf_counter() - began
+    blocks = list(windows.blocks(0, len(windows), reader.tokens_at_once))[-TEACHER_BLOCKS:]
+    taken = sum(seconds(loader.device, score_windows, reader, loader, windows, *block)[0] for block in blocks)
+    read = sum(int(windows.num_tokens[slice(*block)].sum()) for block in blocks)
+    return int((loader.degree > 0).sum()) / (finding + taken * int(windows.num_tokens.sum()) / max(read, 1))
 
 
 def _limit(model: HOSER, loss_function: HOSERLoss, batch: Batch, figures: Figures) -> Figures:

@@ -152,15 +152,16 @@ def _score_part(
     answers = []
     for first, last in windows.blocks(*part, reader.tokens_at_once):
         take_signals()
-        own = windows.questions(first, last)
-        asked, road = (
-            torch.from_numpy(windows.question_window[own] - first),
-            torch.from_numpy(windows.question_road[own]),
-        )
-        tokens = windows.tokens(first, last)
-        answers.append(reader.log_probs_after(tokens, asked, road, loader.tables).cpu().half())
-        bar.update(tokens.numel())
+        answers.append(score_windows(reader, loader, windows, first, last).cpu().half())
+        bar.update(int(windows.num_tokens[first:last].sum()))
     return torch.cat(answers)
+
+
+def score_windows(reader: TeacherReader, loader: BatchLoader, windows: SplitWindows, first: int, last: int) -> Tensor:
+    """The log-probabilities that answer the questions about the windows [first, last), of equal length: [K] float32."""
+    own = windows.questions(first, last)
+    asked, road = torch.from_numpy(windows.question_window[own] - first), torch.from_numpy(windows.question_road[own])
+    return reader.log_probs_after(windows.tokens(first, last), asked, road, loader.tables)
 
 
 def _read_part(path: Path, size: int) -> Tensor | None:
