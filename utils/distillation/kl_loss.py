@@ -23,6 +23,7 @@ from utils.errors import UserError
 from utils.runtime.distributed import ALONE, Processes
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
+from utils.runtime.turns import in_turns
 from utils.training.metrics import pad_candidates, rank_of_label
 
 MAX_PERPLEXITY = 1e300
@@ -133,7 +134,9 @@ def measure_teacher(
         loader: the split.
     """
     totals = torch.zeros(7, dtype=torch.float64, device=loader.device)
-    for batch in progress(loader.in_order(), "scoring val with the teacher", loader.num_batches, "batches"):
+    for batch in progress(
+        in_turns(loader.in_order(), loader.device), "scoring val with the teacher", loader.num_batches, "batches"
+    ):
         take_signals()
         if not batch.share:
             continue

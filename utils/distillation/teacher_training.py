@@ -25,6 +25,7 @@ from utils.runtime.memory import available_bytes, memory_advice, readable_gb
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
+from utils.runtime.turns import in_turns
 from utils.training.engine import READ_BACK, optimizer_step
 from utils.training.schedule import Schedule
 
@@ -187,7 +188,7 @@ def train_teacher_epoch(
     first_step = epoch * trips.num_batches
     pending: list[Tensor] = []
     title = f"training teacher, epoch {epoch + 1}"
-    bar = progress(trips.shuffled(seed, epoch), title, trips.num_batches, "batches")
+    bar = progress(in_turns(trips.shuffled(seed, epoch), trips.device), title, trips.num_batches, "batches")
     for index, (inputs, targets) in enumerate(bar):
         take_signals()
         with precision.autocast():
@@ -216,7 +217,7 @@ def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
     """
     model.eval()
     total, tokens = torch.zeros((), dtype=torch.float64, device=trips.device), 0
-    for inputs, targets in trips.whole():
+    for inputs, targets in in_turns(trips.whole(), trips.device):
         take_signals()
         with precision.autocast():
             total += _loss(model, inputs, targets, "sum").double()

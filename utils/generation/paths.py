@@ -1,5 +1,6 @@
 """Paths from an origin towards a destination, and what a trained model says about the road after each."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from utils.data.features import (
 )
 from utils.data.road_network import RoadNetwork
 from utils.data.trips import TimeStatistics
+from utils.runtime.turns import in_turns
 from utils.training.engine import check_predictions
 
 FIRST_SLOTS = 4096
@@ -147,6 +149,7 @@ class PathModel:
         self._tables = RoadTables.from_network(network).to(self.device)
         self.statistics = statistics
         self._first = network.reach_ptr.tolist()
+        self._turns = in_turns(itertools.repeat(None), self.device)
         self._free: list[int] = []
         self._ancestors = torch.empty(0, 64, dtype=torch.int32, device=self.device)  # [slots, T], of each slot's path
         self._road = torch.empty(0, dtype=torch.int64, device=self.device)  # [slots]
@@ -178,6 +181,7 @@ class PathModel:
     @torch.no_grad()
     def extend(self, nodes: Sequence[Node], queries: Sequence[Query]) -> None:
         """Set `next` of each node, whose road has candidates and whose `before` has a slot; `queries` are theirs."""
+        next(self._turns)
         depth = np.array([node.depth for node in nodes])
         order = np.argsort(-depth, kind="stable")
         nodes, queries = [nodes[i] for i in order], [queries[i] for i in order]

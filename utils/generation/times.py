@@ -20,6 +20,7 @@ from models.hoser import HOSER
 from utils.data.loader import BatchLoader
 from utils.generation.paths import Query, Trip
 from utils.runtime.progress import progress
+from utils.runtime.turns import in_turns
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +54,9 @@ def calibrate(model: HOSER, loader: BatchLoader) -> TimeResiduals:
     model.eval()
     embeddings = model.embed_network()
     columns = []
-    for batch in progress(loader.in_order(), "calibrating times", loader.num_batches, "batches"):
+    for batch in progress(
+        in_turns(loader.in_order(), loader.device), "calibrating times", loader.num_batches, "batches"
+    ):
         predicted = model(batch, embeddings).time_pred.index_select(0, batch.label_candidate)
         residual = (batch.log_time - predicted).double() * loader.statistics.std
         columns.append((batch.trip_index[batch.trip_of_step].cpu().numpy(), residual.cpu().numpy()))

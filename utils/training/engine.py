@@ -19,6 +19,7 @@ from utils.runtime.distributed import Processes
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
+from utils.runtime.turns import in_turns
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import BatchRecord, Metrics, score
 from utils.training.optimizer import AdamW
@@ -89,7 +90,7 @@ def train_epoch(
     torch.manual_seed((seed + 1) * 1_000_003 + epoch + processes.rank * 7_919_000_000)
     first_step = epoch * steps_per_epoch(config, loader.num_batches) + 1
     pending: list[tuple[dict[str, Tensor], float]] = []
-    batches = loader.shuffled(seed, epoch)
+    batches = in_turns(loader.shuffled(seed, epoch), loader.device)
     bar = progress(batches, f"training, epoch {epoch + 1}", loader.num_batches, "batches")
     for index, batch in enumerate(bar):
         take_signals()
@@ -164,7 +165,7 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
         network = model.embed_network()
     # predictions that are not finite, steps, and over these the sums of: correct, three errors of the time
     totals = torch.zeros(6, dtype=torch.float64, device=loader.device)
-    for batch in progress(loader.in_order(), title, loader.num_batches, "batches"):
+    for batch in progress(in_turns(loader.in_order(), loader.device), title, loader.num_batches, "batches"):
         take_signals()
         if not batch.share:
             continue
