@@ -2,6 +2,7 @@
 
 uv run python tools/benchmark.py --dataset Demo
 uv run python tools/benchmark.py --dataset Demo --generation save/Demo/seed42/best.pth
+uv run python tools/benchmark.py --dataset Demo --shared
 uv run python tools/benchmark.py --scale 1200000 100000 --batch_size 64
 """
 
@@ -38,9 +39,16 @@ def parse_arguments() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="instead of training, the generation of trips with this model",
     )
+    parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="instead of its parts, a training step where the machine is shared: two runs at once, a busy process",
+    )
     args = parser.parse_args()
-    if args.generation and args.scale:
-        parser.error("--generation needs --dataset NAME, not --scale")
+    if (args.generation or args.shared) and args.scale:
+        parser.error("--generation and --shared need --dataset NAME, not --scale")
+    if args.generation and args.shared:
+        parser.error("expected --generation CHECKPOINT or --shared, not both")
     if (args.dataset is None) == (args.scale is None):
         parser.error("expected either --dataset NAME or --scale ROADS TRIPS")
     return args
@@ -52,6 +60,7 @@ if __name__ == "__main__":
 from models.hoser import HOSER
 from utils.benchmark.generation import format_generation, measure_generation
 from utils.benchmark.scaling import format_growth, measure_growth
+from utils.benchmark.shared import format_shared, measure_shared
 from utils.benchmark.steps import Figures, format_figures, measure
 from utils.config import load_config
 from utils.data.dataset import find_folder, load_city
@@ -66,6 +75,8 @@ def main() -> None:
     size = [f"optimizer_config.batch_size={args.batch_size}"] if args.batch_size is not None else []
     if args.scale:
         figures = measure_scale(args, size)
+    elif args.shared:
+        figures = measure_turns(args, size)
     else:
         figures = measure_trips(args, size) if args.generation else measure_dataset(args, size)
     if args.json:
@@ -96,6 +107,16 @@ def measure_trips(args: argparse.Namespace, size: list[str]) -> dict[str, Any]:
     load_model(model, args.generation)
     figures = measure_generation(city, model.to(device), device, config.trajectory_encoder_config.max_len)
     print(format_generation(figures))
+    return figures
+
+
+def measure_turns(args: argparse.Namespace, size: list[str]) -> dict[str, Any]:
+    """Training on one data set by two runs at once, on the CPU."""
+    find_folder(args.dataset, args.data_dir)
+    config = load_config(args.dataset, args.config, [*args.overrides, *size])
+    warn_of_unread(args.overrides, ONE_READER)
+    figures = measure_shared(args.dataset, config, args.data_dir)
+    print(format_shared(figures))
     return figures
 
 

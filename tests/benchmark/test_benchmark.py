@@ -11,7 +11,7 @@ from scripts import make_mini_teacher, mini, run
 from models.batch import Batch
 from models.hoser import HOSER
 from tools.benchmark import main
-from utils.benchmark import generation, roofline
+from utils.benchmark import generation, roofline, shared
 from utils.benchmark.roofline import count_flops, count_graph_bytes
 from utils.benchmark.scaling import growth
 from utils.config import load_config
@@ -48,6 +48,20 @@ def test_it_prints_a_table_and_writes_figures_and_a_trace_and_leaves_the_data_al
     trace = json.loads((project / "t.json").read_text())
     assert {path.name for path in (project / "data/Mini").iterdir()} - {".cache"} == names
     assert any("addmm" in event.get("name", "") for event in trace["traceEvents"])
+
+
+def test_a_shared_machine_is_measured_with_real_processes(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shared, "ROUNDS", 1)
+    monkeypatch.setattr(shared, "ALONE_S", 0.1)
+    monkeypatch.setattr(sys, "argv", mini("tools/benchmark.py", "--shared", "--json", "f.json"))
+    monkeypatch.chdir(project)
+    main()
+    figures = json.loads((project / "f.json").read_text())
+    assert figures["times_alone"]["alone"] == 1 and figures["steps"] >= 1
+    assert set(figures["step_ms"]) == {"alone", "two", "busy"} and min(figures["step_ms"].values()) > 0
+    assert "two at once, the slower one" in capsys.readouterr().out
 
 
 def test_generation_is_measured_for_several_numbers_of_queries(

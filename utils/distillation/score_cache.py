@@ -26,6 +26,7 @@ from utils.files.locks import folder_lock
 from utils.files.tensor_files import load_tensors, save_tensors
 from utils.runtime.progress import ProgressReport, progress
 from utils.runtime.signals import take_signals
+from utils.runtime.turns import in_turns
 
 VERSION = 1  # raise it when the content of the cache changes
 BYTES = 2  # of a candidate
@@ -150,7 +151,7 @@ def _score_part(
 ) -> Tensor:
     """The log-probabilities that answer the questions about some windows, [K] float16."""
     answers = []
-    for first, last in windows.blocks(*part, reader.tokens_at_once):
+    for first, last in in_turns(windows.blocks(*part, reader.tokens_at_once), loader.device):
         take_signals()
         answers.append(score_windows(reader, loader, windows, first, last).cpu().half())
         bar.update(int(windows.num_tokens[first:last].sum()))
