@@ -73,7 +73,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=at_least(1, int), default=cores(), metavar="N", help="processes (default: one for each core)"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not min(abs(sum(args.split) - whole) for whole in (1, 100)) < 1e-6:
+        parser.error(f"argument --split: the shares add up to {sum(args.split):g}, expected 1 (or 100)")
+    return args
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +145,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=[0.7, 0.1, 0.2],
         metavar="SHARE",
-        help="of train, val and test (default: 0.7 0.1 0.2)",
+        help="of train, val and test, 1 or 100 in all (default: 0.7 0.1 0.2)",
     )
     parser.add_argument(
         "--split_by",

@@ -227,6 +227,7 @@ def test_a_malformed_row_of_fmm_is_named(simulated: Simulated, tmp_path: Path, r
     ("arguments", "code", "expected"),
     [
         (["--split", "0.7", "0.3", "0"], 2, "expected a number of 0.001 or more"),
+        (["--split", "0.7", "0.1", "0.1"], 2, "the shares add up to 0.9, expected 1 (or 100)"),
         (["--bbox", "1,2,3"], 2, "expected WEST,SOUTH,EAST,NORTH"),
         (["--network", "Roads!"], 1, "expected drive, all, or classes"),
         (["--columns", "a", "b"], 1, "--columns: found 'a,b'"),

@@ -134,6 +134,36 @@ def test_turn_restrictions_are_obeyed(tmp_path: Path, kind: str, forbidden: set)
     assert counts.get("turns that restrictions forbid", 0) == len(forbidden)
 
 
+@pytest.mark.parametrize(("u_turns", "forbidden"), [("dead_ends", set()), ("always", {(4, 1, 4), (2, 1, 2)})])
+def test_a_ban_on_u_turns_from_a_way_into_itself_leaves_the_way_on(
+    tmp_path: Path, u_turns: str, forbidden: set
+) -> None:
+    free, _ = read(write_map(tmp_path / "a.osm", CROSS, STREETS), u_turns=u_turns)
+    city, _ = read(write_map(tmp_path / "b.osm", CROSS, STREETS, [("no_u_turn", 10, 1, 10)]), u_turns=u_turns)
+    assert turns(free) - turns(city) == forbidden
+
+
+def test_an_order_to_go_on_along_a_way_forbids_the_way_back(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "a.osm", CROSS, STREETS, [("only_straight_on", 10, 1, 10)])
+    city, _ = read(path, u_turns="always")
+    assert {turn for turn in turns(city) if turn[:2] == (4, 1)} == {(4, 1, 2)}
+
+
+def test_a_restriction_at_a_node_that_the_map_has_twice_is_obeyed(tmp_path: Path) -> None:
+    ways = [(10, [4, 1], "highway=primary"), (11, [1, 2], "highway=primary"), (20, [5, 9], "highway=residential")]
+    ways.append((21, [9, 3], "highway=residential"))
+    city, _ = read(write_map(tmp_path / "a.osm", {**CROSS, 9: CROSS[1]}, ways, [("no_left_turn", 20, 9, 10)]))
+    assert (5, 1, 2) in turns(city) and (5, 1, 4) not in turns(city)
+
+
+def test_roads_without_a_way_back_are_no_city(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "a.osm", CROSS, [(10, [4, 1, 2], "highway=primary oneway=yes")])
+    assert "no road can be reached from another one and back" in error_of(read, path)
+    ways = [(10, [4, 1, 2], "highway=primary oneway=yes"), (20, [1, 3], "highway=primary oneway=yes")]
+    path = write_map(tmp_path / "b.osm", CROSS, ways)
+    assert "no road can be reached from another one and back" in error_of(read, path)
+
+
 def test_loops_and_parallel_roads_are_roads_of_their_own(tmp_path: Path) -> None:
     nodes = {**CROSS, 6: (3, 1), 7: (3, -1), 8: (-1, 1)}
     ways = [*STREETS, (30, [2, 6, 7, 2], "highway=service"), (40, [4, 8, 1], "highway=primary")]

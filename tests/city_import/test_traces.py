@@ -42,6 +42,18 @@ def test_rows_of_a_trip_may_lie_anywhere_and_forms_may_mix(tmp_path: Path) -> No
     assert rows_of(traces, 1) == [[EIGHT + 1, 3, 4], [EIGHT + 6, 7, 8]]
 
 
+def test_two_users_may_number_their_trips_alike(tmp_path: Path) -> None:
+    lines = [
+        "1,,1446710400,1,2",
+        "1,a,1446710401,1,2",
+        "1,b,1446710400,3,4",
+        "1,a,1446710402,1,2",
+        "1,b,1446710401,3,4",
+    ]
+    traces = read(write_lines(tmp_path / "a.csv", "trip_id,user_id,time,lon,lat", *lines))
+    assert (traces.names, traces.users, traces.ptr.tolist()) == (["1", "1"], ["a", "b"], [0, 3, 5])
+
+
 @pytest.mark.parametrize("columns", ["trip=Fahrt,time=Zeit,longitude=X,latitude=Y,user=Wer", "Fahrt, Zeit, X, Y, Wer"])
 def test_columns_can_be_named(tmp_path: Path, columns: str) -> None:
     path = write_lines(tmp_path / "a.csv", "Y;X;Zeit;Wer;Fahrt", "50.5;10.5;2015-11-05T08:00:00Z;Eva;7")

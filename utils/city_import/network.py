@@ -59,9 +59,9 @@ def build_city(streets: StreetMap, u_turns: str, path: Path) -> City:
     roads = list(_roads(merge_streets(streets.streets, fixed, counts), counts))
     pairs = _follow(roads, u_turns)
     pairs = _obey(roads, pairs, streets.restrictions, counts)
-    if not len(pairs):
-        raise UserError(f"{path}: no road follows another one in it: is --network or --bbox too narrow?")
-    kept = _largest_part(len(roads), pairs)
+    kept = _largest_part(len(roads), pairs) if len(pairs) else pairs[:, 0]
+    if not len(kept):
+        raise UserError(f"{path}: no road can be reached from another one and back: is --network or --bbox too narrow?")
     counts["roads outside the largest connected part"] += len(roads) - len(kept)
     number = np.full(len(roads), -1)
     number[kept] = np.arange(len(kept))
@@ -127,12 +127,11 @@ def _obey(roads: list[Road], pairs: Pairs, restrictions: Iterable[Restriction], 
     for i, (number, then) in enumerate(pairs.tolist()):
         origin, destination = roads[number], roads[then]
         for restriction in at_node.get(origin.nodes[-1], ()):
-            if origin.ways[-1] in restriction.origins:
-                is_named = destination.ways[0] in restriction.destinations
-                # An order to take a road that is not there would only cut the city.
-                is_there = any((restriction.node, way) in leaving for way in restriction.destinations)
-                if is_named != restriction.is_order and is_there:
-                    allowed[i] = False
+            # An order to take a road that is not there would only cut the city.
+            if any((restriction.node, way) in leaving for way in restriction.destinations) and restriction.forbids(
+                origin.ways[-1], destination.ways[0], origin.street == destination.street
+            ):
+                allowed[i] = False
     counts["turns that restrictions forbid"] += int((~allowed).sum())
     return pairs[allowed]
 

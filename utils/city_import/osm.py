@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,8 @@ def read_osm(path: Path, choice: RoadChoice, box: Box | None) -> StreetMap:
         places = _read_places(path, {node for way in ways for node in way.nodes}, box)
     except RuntimeError as error:
         raise UserError(f"{path}: not readable as OSM XML or PBF ({error})") from None
-    _merge_doubles(ways, places, counts)
+    same_as = _merge_doubles(ways, places, counts)
+    restrictions = [replace(item, node=same_as.get(item.node, item.node)) for item in restrictions]
     runs = [(way, run) for way in ways for run in _runs(way.nodes, places, counts)]
     if not runs:
         raise UserError(f"{path}: none of its {len(ways):,} roads has two nodes{' inside --bbox' * (box is not None)}")
@@ -98,7 +99,7 @@ def _restrictions(relation: osmium.osm.Relation, counts: Counter[str]) -> Iterab
         # Relations are pairs of roads: what holds for a chain of three has no place in them.
         counts["turn restrictions over whole ways, or incomplete"] += 1
         return
-    yield Restriction(kind.startswith("only_"), frozenset(by_role["from"]), nodes[0], frozenset(by_role["to"]))
+    yield Restriction(kind, frozenset(by_role["from"]), nodes[0], frozenset(by_role["to"]))
 
 
 def _read_places(path: Path, wanted: set[int], box: Box | None) -> dict[int, Point]:
@@ -114,14 +115,14 @@ def _read_places(path: Path, wanted: set[int], box: Box | None) -> dict[int, Poi
     return places
 
 
-def _merge_doubles(ways: list[Way], places: dict[int, Point], counts: Counter[str]) -> None:
-    """Make one node of those at one place, unless one of them is on a bridge over the other."""
+def _merge_doubles(ways: list[Way], places: dict[int, Point], counts: Counter[str]) -> dict[int, int]:
+    """Make one node of those at one place, unless one of them is on a bridge over the other; which became which."""
     at_place: dict[Point, list[int]] = {}
     for node, place in places.items():
         at_place.setdefault(place, []).append(node)
     doubles = {node for nodes in at_place.values() if len(nodes) > 1 for node in nodes}
     if not doubles:
-        return
+        return {}
     layers: dict[int, set[str]] = {}
     for way in ways:
         for node in doubles.intersection(way.nodes):
@@ -135,6 +136,7 @@ def _merge_doubles(ways: list[Way], places: dict[int, Point], counts: Counter[st
     for way in ways:
         way.nodes[:] = [same_as.get(node, node) for node in way.nodes]
     counts["nodes at the place of another one, merged"] += len(same_as)
+    return same_as
 
 
 def _runs(nodes: list[int], places: dict[int, Point], counts: Counter[str]) -> Iterator[list[int]]:

@@ -60,7 +60,7 @@ def split_drives(drives: Sequence[Drive], users: Sequence[str], options: SplitOp
     if empty:
         what = "users" if options.by_user else "traces"
         raise UserError(
-            f"no trips for {' and '.join(empty)}: {len(drives)} trips of {len(size)} {what} are too few for --split "
+            f"no trips for {' and '.join(empty)}: trips {len(drives)}, {what} {len(size)}; that is too few for --split "
             f"{' '.join(f'{share:g}' for share in options.shares)}"
         )
     return found

@@ -38,10 +38,23 @@ class Street:
 class Restriction:
     """A ban (`no_left_turn`) or an order (`only_straight_on`) at a node."""
 
-    is_order: bool
+    kind: str
     origins: frozenset[str]  # ids of ways
     node: int
     destinations: frozenset[str]
+
+    def forbids(self, origin: str, destination: str, is_way_back: bool) -> bool:
+        """Whether it forbids the turn from one way into another one, or back into the same road.
+
+        A way that the map does not cut at the node lies on both sides of it: `no_u_turn` from it into itself speaks of
+        the way back, every other kind of the way on.
+        """
+        if origin not in self.origins:
+            return False
+        is_named = destination in self.destinations
+        if origin == destination:
+            is_named &= is_way_back == self.kind.endswith("u_turn")
+        return is_named != self.kind.startswith("only_")
 
 
 @dataclass

@@ -72,10 +72,21 @@ class BadRows:
 class _Book:
     """Trips as they come up in the file."""
 
-    code: dict[str, int] = field(default_factory=dict)
+    code: dict[tuple[str, str], int] = field(default_factory=dict)  # trip id and user; with no user, the latest one
     users: list[str] = field(default_factory=list)
     is_epoch: list[bool] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+
+    def find(self, name: str, user: str, is_epoch: bool) -> int:
+        """The trip of a row; two users may number their trips alike."""
+        code = self.code.get((name, user))
+        if code is None:
+            code = self.code.get((name, ""))
+            if code is None or self.users[code]:
+                code = self.add(name, user, is_epoch)
+            self.users[code] = user  # rows before may not have had it
+            self.code[name, user] = self.code[name, ""] = code
+        return code
 
     def add(self, name: str, user: str, is_epoch: bool) -> int:
         self.names.append(name)
@@ -182,10 +193,7 @@ def _csv_chunk(chunk: Chunk, book: _Book, bad: BadRows) -> tuple[Ints, Floats]:
             wrong.setdefault(i, "the trip id is empty")
         if i in wrong:
             continue
-        code = book.code.get(name)
-        if code is None:
-            code = book.code[name] = book.add(name, users[i].strip(), bool(is_epoch[i]))
-        trip[i] = code
+        trip[i] = book.find(name, users[i].strip(), bool(is_epoch[i]))
     if not is_epoch.all() and len({item[19:] for item in set(map(str.strip, times))}) > 1:
         _refuse_other_clocks(trip, times, is_epoch, wrong)
     for i in sorted(wrong):
