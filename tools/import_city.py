@@ -25,7 +25,7 @@ def main() -> None:
     # After the check, and not in the processes that match: they import this file, too.
     from utils.city_import.cleaning import CleaningOptions
     from utils.city_import.run import ImportOptions, import_city
-    from utils.city_import.small_config import write_small_config
+    from utils.city_import.small_config import write_small_config, zone_advice
     from utils.city_import.splits import SplitOptions
     from utils.city_import.summary import describe
 
@@ -50,6 +50,8 @@ def main() -> None:
     print(describe(args.name, folder, record))
     if path := write_small_config(args.name, record["network"]["roads"]):
         print(f"{path} is written: sizes of a model for so few roads")
+    elif advice := zone_advice(args.name, record["network"]["roads"]):
+        print(advice)
 
 
 def read_arguments() -> argparse.Namespace:

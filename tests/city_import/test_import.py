@@ -21,7 +21,7 @@ from utils.city_import.proof import compare, measure, table
 from utils.city_import.run import FILES, ImportOptions, import_city
 from utils.city_import.simulated_map import read_map
 from utils.city_import.simulation import GpsOptions
-from utils.city_import.small_config import write_small_config
+from utils.city_import.small_config import write_small_config, zone_advice
 from utils.city_import.splits import SplitOptions
 from utils.data.road_network import read_road_network
 from utils.data.trips import Trips, read_trips
@@ -251,3 +251,8 @@ def test_small_cities_get_a_configuration_unless_they_have_one(workplace: Path) 
     assert write_small_config("Village", 70) is None
     assert write_small_config("Large", 20_000) is None
     assert write_small_config("Beijing", 100) is None
+
+
+def test_a_configuration_for_a_larger_city_is_told(workplace: Path) -> None:
+    assert "--set road_network_encoder_config.zone_id_num_embeddings=3, or import" in zone_advice("Porto", 100)
+    assert zone_advice("Porto", 11_000) == ""

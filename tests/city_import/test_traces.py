@@ -84,6 +84,8 @@ def test_porto_has_a_row_for_each_trip_with_a_fix_each_15_seconds(tmp_path: Path
     assert rows_of(traces, 0) == [[EIGHT, -8.61, 41.14], [EIGHT + 15, -8.62, 41.15]]
     assert traces.counts["trips without fixes"] == 1
     assert traces.counts["trips with missing fixes, by the file itself"] == 1
+    path = write_lines(tmp_path / "b.csv", header.lower(), *rows)
+    assert rows_of(read(path), 0) == rows_of(traces, 0)
 
 
 def test_what_fmm_wrote_is_known_by_its_header(tmp_path: Path) -> None:
@@ -126,6 +128,8 @@ def test_a_trip_has_one_offset(tmp_path: Path) -> None:
         ('"1","soon","[[1,2]]"', "TIMESTAMP: found 'soon'"),
         ('"1","1446710400","[[1,2],[3]]"', "POLYLINE: found '[[1,2],[3]]', expected [[longitude, latitude], ...]"),
         ('"1","1446710400","[[1,200]]"', "POLYLINE: found"),
+        ('"1","1446710400","[1,2,3,4]"', "POLYLINE: found"),
+        ('"1","1446710400","[[1,2,3],[4,5,6]]"', "POLYLINE: found"),
     ],
 )
 def test_a_malformed_trip_of_porto_is_named(tmp_path: Path, row: str, expected: str) -> None:

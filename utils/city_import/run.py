@@ -23,7 +23,7 @@ from utils.city_import.moments import time_zone
 from utils.city_import.network import ROADS, City, build_city, write_city
 from utils.city_import.osm import Box, read_osm
 from utils.city_import.report import ReportData, draw_report, examples, median_distance_m
-from utils.city_import.splits import SPLITS, SplitOptions, split_drives, without_repeats, write_split
+from utils.city_import.splits import SPLITS, SplitOptions, check_users, split_drives, without_repeats, write_split
 from utils.city_import.tags import RoadChoice
 from utils.city_import.trace_columns import FMM, TraceFormat, find_format, parse_columns
 from utils.city_import.traces import Traces, load_traces, read_traces
@@ -106,6 +106,7 @@ def import_city(options: ImportOptions, workers: int) -> dict[str, Any]:
                 matched = _matched_before(options, form, zone, city)
             else:
                 traces = load_traces(site) or read_traces(options.traces_path, form, options.skip, zone, site)
+                check_users(traces.users, options.split)  # now, and not after hours of matching
                 matched = _match(options, city, traces, site, workers)
             _write_trips(options, identity, site, city, network_counts, matched)
         _publish(options.folder, site)
@@ -286,8 +287,8 @@ def _report_data(
     trips = record["trips"]
     near = f"; a fix lies {record['median_distance_m']:.0f} m from its road (median)" if traces is not None else ""
     title = (
-        f"{options.name}: {trips['trips']:,} trips of {trips['traces_matched']:,} traces, "
-        f"{trips['share_matched']:.1%} of {trips['traces']:,}{near}"
+        f"{options.name}: {trips['traces_matched']:,} of {trips['traces']:,} traces matched "
+        f"({trips['share_matched']:.1%}), {trips['trips']:,} trips{near}"
     )
     return ReportData(
         title=title,

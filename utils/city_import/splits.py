@@ -27,6 +27,16 @@ class SplitOptions:
     seed: int = 0
 
 
+def check_users(users: Sequence[str], options: SplitOptions) -> None:
+    """Refuse `by_user` where no trace has a user.
+
+    Raises:
+        UserError: it is so.
+    """
+    if options.by_user and not any(users):
+        raise UserError("--by_user: the traces have no column of users; name it with --columns ...,user=NAME")
+
+
 def split_drives(drives: Sequence[Drive], users: Sequence[str], options: SplitOptions) -> dict[str, Ints]:
     """Places of the trips of each split, in order of departure.
 
@@ -40,8 +50,7 @@ def split_drives(drives: Sequence[Drive], users: Sequence[str], options: SplitOp
     Raises:
         UserError: there are no users, or too few trips for three splits.
     """
-    if options.by_user and not any(users):
-        raise UserError("--by_user: the traces have no column of users; name it with --columns ...,user=NAME")
+    check_users(users, options)
     keys = [users[drive.source] or f"trace {drive.source}" if options.by_user else drive.source for drive in drives]
     start = np.array([drive.time_s[0] for drive in drives], dtype=np.int64)
     _, group = np.unique(np.array(keys), return_inverse=True)

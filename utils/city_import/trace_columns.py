@@ -83,8 +83,8 @@ def find_format(path: Path, named: dict[str, str]) -> TraceFormat:
     """
     header, separator = _header(path)
     by_lower = {name.lower(): name for name in reversed(header)}
-    if "POLYLINE" in header and not named:
-        columns = {what: name for what, name in PORTO_COLUMNS.items() if name in header}
+    if "polyline" in by_lower and not named:
+        columns = {what: by_lower[name.lower()] for what, name in PORTO_COLUMNS.items() if name.lower() in by_lower}
         return TraceFormat(PORTO, _complete(path, columns, ("trip", "time", "line"), header), separator)
     if "cpath" in by_lower and not {"longitude", "latitude"} & set(named):
         optional = {what: name for what in ("opath", "offset", "length") if (name := by_lower.get(what))}

@@ -269,8 +269,9 @@ def _porto_row(time: str, text: str) -> tuple[float, Floats]:
     if wrong or seconds[0] >= LATEST_S:
         raise ValueError(f"TIMESTAMP: found {time[:60]!r}, expected seconds since 1970")
     try:
-        places = np.array(json.loads(text), dtype=np.float64).reshape(-1, 2)
-        fits = (np.abs(places) <= (180, 90)).all()
+        places = np.array(json.loads(text), dtype=np.float64)
+        places = places if places.size else np.empty((0, 2))
+        fits = places.shape == (len(places), 2) and (np.abs(places) <= (180, 90)).all()
     except (ValueError, TypeError):
         fits = False
     if not fits:
