@@ -16,6 +16,7 @@ from simulated import Simulated
 
 pytest.importorskip("osmium")
 
+from utils.city_import.cleaning import CleaningOptions
 from utils.city_import.drives import Drive
 from utils.city_import.proof import compare, measure, table
 from utils.city_import.run import FILES, ImportOptions, import_city
@@ -232,8 +233,6 @@ def test_a_malformed_row_of_fmm_is_named(simulated: Simulated, tmp_path: Path, r
         (["--network", "Roads!"], 1, "expected drive, all, or classes"),
         (["--columns", "a", "b"], 1, "--columns: found 'a,b'"),
         (["--timezone", "Nowhere"], 1, "--timezone: found 'Nowhere'"),
-        (["--by_user"], 1, "the traces have no column of users"),
-        (["--min_roads", "99"], 1, "no trip of 320 traces is left (trips of too few roads"),
     ],
 )
 def test_mistakes_in_the_command_are_one_line(
@@ -243,6 +242,17 @@ def test_mistakes_in_the_command_are_one_line(
     assert done.returncode == code
     assert "error: " in done.stderr.splitlines()[-1] and expected in done.stderr.splitlines()[-1]
     assert not (tmp_path / "data" / "Town" / "train.csv").exists()
+
+
+def test_an_import_that_cannot_end_well_leaves_no_trips(simulated: Simulated, tmp_path: Path) -> None:
+    few = write_lines(tmp_path / "few.csv", *(simulated.folder / "traces.csv").read_text().splitlines()[:200])
+    folder = tmp_path / "Town"
+    by_user = options(simulated, folder, traces_path=few, split=SplitOptions(by_user=True))
+    assert "the traces have no column of users" in error_of(import_city, by_user, workers=1)
+    assert not list(folder.glob(".import/*/0*.npz"))  # it is told before anything is matched
+    long = options(simulated, folder, traces_path=few, cleaning=CleaningOptions(min_roads=99))
+    assert "is left (trips of too few roads" in error_of(import_city, long, workers=1)
+    assert not (folder / "train.csv").exists()
 
 
 def test_small_cities_get_a_configuration_unless_they_have_one(workplace: Path) -> None:
