@@ -41,3 +41,32 @@ def test_each_baseline_takes_its_path_and_its_time(tmp_path: Path) -> None:
     assert fastest.trips.time_s.tolist() == [1000, 1050, 1080, 2000, 3000, 3050, 3100, 3150, 4000]
     assert fastest.destination.tolist() == [5, 6, 2, 4] and fastest.start_s.tolist() == [1000, 2000, 3000, 4000]
     assert (found[SHORTEST].trips.label >= 0).all()
+
+
+def test_paths_are_the_cheapest_ones_wherever_the_walk_leads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    size = 100
+    lines = [f"[[116.{310 + i % 8}, 39.{910 + i // 8}], [116.{310 + i % 8}5, 39.{910 + i // 8}]]" for i in range(size)]
+    relations = sorted({(int(a), int(b)) for a, b in rng.integers(0, size, (220, 2)) if a != b})
+    write_roads(tmp_path, lines, relations, ["slow"] * size, [str(n) for n in rng.integers(10, 500, size)])
+    network, length_m = read_road_network(tmp_path), read_lengths(tmp_path)
+    first = relations[0]
+    times = "2015-11-05T08:00:00Z,2015-11-05T08:00:50Z"
+    train = read_trips(write_trips(tmp_path / "train.csv", trip(f"{first[0]},{first[1]}", times)), network)
+    # More origins than are searched from at once, in an order of their own, and several queries of each.
+    queries = [Query(int(a), int(b), 0, i) for i, (a, b) in enumerate(rng.integers(0, size, (300, 2)))]
+
+    made = dict(baseline_trips(network, length_m, train, queries))[SHORTEST].trips
+    # Floyd and Warshall.
+    cost = np.full((size, size), np.inf)
+    np.fill_diagonal(cost, 0)
+    for a, b in relations:
+        cost[a, b] = length_m[a]
+    for middle in range(size):
+        cost = np.minimum(cost, cost[:, middle, None] + cost[None, middle])
+    for query, roads in zip(queries, np.split(made.road_id, made.offset[1:-1]), strict=True):
+        if np.isfinite(cost[query.origin, query.destination]):
+            assert roads[-1] == query.destination
+            assert length_m[roads[:-1]].sum() == cost[query.origin, query.destination]
+        else:
+            assert roads.tolist() == [query.origin]

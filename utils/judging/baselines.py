@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SHORTEST, FASTEST, GREEDY = "shortest path", "fastest path", "greedy"
-MAX_TABLE = 4_000_000  # distances that are held at once
+MAX_ORIGINS = 64  # whose distances are computed at once
 
 
 def road_seconds(network: RoadNetwork, length_m: Floats, train: Trips) -> Floats:
@@ -47,27 +47,47 @@ def baseline_trips(
         queries: from where to where.
     """
     seconds = road_seconds(network, length_m, train)
+    points = unit_vectors(network.center[:, 0], network.center[:, 1])
+    walks = [_walk(network, points, query) for query in queries]
     for name, cost in ((SHORTEST, length_m), (FASTEST, seconds)):
-        yield name, _trips(name, network, queries, list(_cheapest_paths(name, network, cost, queries)), seconds)
-    yield GREEDY, _trips(GREEDY, network, queries, [_walk(network, query) for query in queries], seconds)
+        yield name, _trips(name, network, queries, _cheapest_paths(name, network, cost, queries, walks), seconds)
+    yield GREEDY, _trips(GREEDY, network, queries, walks, seconds)
 
 
-def _cheapest_paths(name: str, network: RoadNetwork, cost: Floats, queries: Sequence[Query]) -> Iterator[list[int]]:
-    """The path of least cost for each query (the origin alone if there is none); `cost` [N] is of leaving a road."""
+def _cheapest_paths(
+    name: str, network: RoadNetwork, cost: Floats, queries: Sequence[Query], walks: Sequence[list[int]]
+) -> list[list[int]]:
+    """The path of least cost for each query (the origin alone if there is none); `cost` [N] is of leaving a road.
+
+    No path of least cost is dearer than the walk to the same place, so the search ends there: a trip across a part of
+    a city does not cost a search through all of it.
+    """
     size = network.num_roads
-    pairs = np.unique(np.repeat(np.arange(size), np.diff(network.reach_ptr)) * size + network.reach_road)
     # A cost of 0 would be no edge to SciPy.
-    graph = csr_array((np.maximum(cost, 1e-6)[pairs // size], (pairs // size, pairs % size)), shape=(size, size))
+    cost = np.maximum(cost, 1e-6)
+    pairs = np.unique(np.repeat(np.arange(size), np.diff(network.reach_ptr)) * size + network.reach_road)
+    graph = csr_array((cost[pairs // size], (pairs // size, pairs % size)), shape=(size, size))
     origins, place = np.unique([query.origin for query in queries], return_inverse=True)
-    block = max(1, MAX_TABLE // size)
+    limit = np.zeros(len(origins))
+    np.maximum.at(limit, place, [_limit(cost, query, walk) for query, walk in zip(queries, walks, strict=True)])
+    by_limit = np.argsort(limit, kind="stable")
     paths: dict[int, list[int]] = {}
     with progress(None, name, len(queries), "queries") as bar:
-        for start in range(0, len(origins), block):
-            _, before = dijkstra(graph, indices=origins[start : start + block], return_predecessors=True)
-            for i in np.flatnonzero((place >= start) & (place < start + block)).tolist():
-                paths[i] = _follow(before[place[i] - start], queries[i])
+        for start in range(0, len(origins), MAX_ORIGINS):
+            block = by_limit[start : start + MAX_ORIGINS]
+            _, before = dijkstra(graph, indices=origins[block], return_predecessors=True, limit=limit[block[-1]])
+            row_of = {origin: row for row, origin in enumerate(block.tolist())}
+            for i in np.flatnonzero(np.isin(place, block)).tolist():
+                paths[i] = _follow(before[row_of[int(place[i])]], queries[i])
                 bar.update()
-    return (paths[i] for i in range(len(queries)))
+    return [paths[i] for i in range(len(queries))]
+
+
+def _limit(cost: Floats, query: Query, walk: list[int]) -> float:
+    """What the cheapest path costs at most; infinite where the walk does not reach the destination."""
+    if walk[-1] != query.destination:
+        return np.inf
+    return float(cost[walk[:-1]].sum()) * (1 + 1e-9)  # sums in another order differ in their last bits
 
 
 def _follow(before: Ints, query: Query) -> list[int]:
@@ -81,16 +101,19 @@ def _follow(before: Ints, query: Query) -> list[int]:
     return path[::-1]
 
 
-def _walk(network: RoadNetwork, query: Query) -> list[int]:
-    """The candidate whose centre is nearest to the destination at each step; no road twice."""
+def _walk(network: RoadNetwork, points: Floats, query: Query) -> list[int]:
+    """The candidate whose centre (one of `points` [N, 3]) is nearest to the destination's at each step; no road twice.
+
+    It ends before the destination where all candidates have been taken.
+    """
     path, taken = [query.origin], {query.origin}
-    goal = unit_vectors(*network.center[query.destination])
+    goal = points[query.destination]
     while path[-1] != query.destination:
         first, end = network.reach_ptr[path[-1]], network.reach_ptr[path[-1] + 1]
         candidates = [road for road in network.reach_road[first:end].tolist() if road not in taken]
         if not candidates:
             break
-        distance = ((unit_vectors(*network.center[candidates].T) - goal) ** 2).sum(axis=1)
+        distance = ((points[candidates] - goal) ** 2).sum(axis=1)
         path.append(candidates[int(distance.argmin())])
         taken.add(path[-1])
     return path
