@@ -5,7 +5,7 @@ published notebook: 99 equal ones from 0 to the greatest real value, and a last 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -73,6 +73,7 @@ class Quantity:
     measure: Callable[[Trips], Values]
     edges: Callable[[Floats], Floats] = published_edges  # from the real values
     is_circular: bool = False  # 23 h is beside 0 h
+    has_cosine: bool = False  # is also compared by the cosine of its counts
 
 
 def whole_edges(real: Floats) -> Floats:
@@ -112,7 +113,7 @@ def quantities(center: Floats, cell_of_road: Ints) -> dict[str, Quantity]:
             is_circular=True,
         ),
         Quantity("roads_per_trip", "roads of a trip", "roads", lambda t: _one_each(np.diff(t.offset)), whole_edges),
-        Quantity("road_usage", "road usage", "", lambda t: Values(t.road_id, t.offset)),
+        Quantity("road_usage", "road usage", "", lambda t: Values(t.road_id, t.offset), has_cosine=True),
         Quantity("od_flow", "flows between cells", "", flows),
     ]
     return {quantity.key: quantity for quantity in found}
@@ -167,38 +168,42 @@ class Reference:
 
 
 def divergence(reference: Reference, generated: Trips, seed: int) -> list[Figure]:
-    """JSD of a quantity with interval and floor, and Wasserstein distance of the values where they have an order."""
+    """JSD of a quantity with interval and floor, and Wasserstein distance of the values where they have an order.
+
+    Of road usage, also the cosine similarity.
+    """
     quantity, real, made = reference.quantity, reference.real, reference.quantity.measure(generated)
+    names = f"{quantity.key}_jsd", f"JSD of the {quantity.label}", "nats"
     if not len(made.value) or not len(real.value):
-        return [Figure(f"{quantity.key}_jsd", f"JSD of the {quantity.label}", "nats", 0, math.nan)]
-    (real_place, made_place), width = reference.places(real, made)
-    tables = real.table(real_place, width), made.table(made_place, width)
-    figures = [
-        _with_interval(
-            (f"{quantity.key}_jsd", f"JSD of the {quantity.label}", "nats"),
-            len(made.value),
-            tables,
-            jensen_shannon,
-            (0, MAX_JSD),
-            seed,
-            _floor(reference.floor(len(generated), seed)[0]),
-        )
-    ]
-    if quantity.is_circular:
-        names = f"{quantity.key}_w1_{quantity.unit}", f"Wasserstein-1 of the {quantity.label}", quantity.unit
-        figures.append(_with_interval(names, len(made.value), tables, _circular_distance, (0, np.inf), seed))
-    elif quantity.unit:
-        names = f"{quantity.key}_w1_{quantity.unit}", f"Wasserstein-1 of the {quantity.label}", quantity.unit
-        support, inverse = np.unique(np.concatenate([real.value, made.value]), return_inverse=True)
-        first, second = np.split(inverse, [len(real.value)])
-        tables = real.table(first, len(support)), made.table(second, len(support))
-        gaps = np.diff(support).astype(np.float64)
+        return [Figure(*names, 0, math.nan)]
+    floor = _floor(reference.floor(len(generated), seed)[0])
+    number = len(made.value)
+    if not quantity.unit:
+        (real_place, made_place), width = reference.places(real, made)
+        tables = real.table(real_place, width), made.table(made_place, width)
+        distances = [Distance(names, jensen_shannon, (0, MAX_JSD), floor)]
+        if quantity.has_cosine:
+            names = f"{quantity.key}_cosine", f"cosine similarity of the {quantity.label}", ""
+            distances.append(Distance(names, cosine, (0, 1)))
+        return _with_intervals(distances, number, tables, seed)
+    support, inverse = np.unique(np.concatenate([real.value, made.value]), return_inverse=True)
+    first, second = np.split(inverse, [len(real.value)])
+    tables = real.table(first, len(support)), made.table(second, len(support))
+    places, bins = np.searchsorted(reference.edges, support, side="right") - 1, len(reference.edges) - 1
+    # From counts of the distinct values to counts of the bins: both distances come from one resample.
+    to_bins = csr_array((np.ones(len(support)), places, np.arange(len(support) + 1)), shape=(len(support), bins))
+    gaps = np.diff(support).astype(np.float64)
 
-        def distance(p: Floats, q: Floats) -> Floats:
-            return np.abs(_cumulative(p) - _cumulative(q))[..., :-1] @ gaps
+    def binned(distance: Callable[[Floats, Floats], Floats]) -> Callable[[Floats, Floats], Floats]:
+        return lambda p, q: distance(p @ to_bins, q @ to_bins)
 
-        figures.append(_with_interval(names, len(made.value), tables, distance, (0, np.inf), seed))
-    return figures
+    def along_a_line(p: Floats, q: Floats) -> Floats:
+        return np.abs(_cumulative(p) - _cumulative(q))[..., :-1] @ gaps
+
+    jsd = Distance(names, binned(jensen_shannon), (0, MAX_JSD), floor)
+    names = f"{quantity.key}_w1_{quantity.unit}", f"Wasserstein-1 of the {quantity.label}", quantity.unit
+    wasserstein = binned(_circular_distance) if quantity.is_circular else along_a_line
+    return _with_intervals([jsd, Distance(names, wasserstein, (0, np.inf))], number, tables, seed)
 
 
 def _cumulative(counts: Floats) -> Floats:
@@ -216,35 +221,34 @@ def cosine(p: Floats, q: Floats) -> Floats:
     return (p * q).sum(axis=-1) / np.sqrt((p**2).sum(axis=-1) * (q**2).sum(axis=-1))
 
 
-def usage_cosine(reference: Reference, generated: Trips, seed: int) -> Figure:
-    """Cosine similarity of how often each road is taken."""
-    real, made = reference.real, reference.quantity.measure(generated)
-    places, width = reference.places(real, made)
-    tables = real.table(places[0], width), made.table(places[1], width)
-    names = "road_usage_cosine", "cosine similarity of the road usage", ""
-    return _with_interval(names, len(made.value), tables, cosine, (0, 1), seed)
-
-
 def _floor(draws: Floats) -> Floor:
     low, high = np.quantile(draws, [0.05, 0.95])
     return Floor(float(draws.mean()), float(low), float(high))
 
 
-def _with_interval(
-    names: tuple[str, str, str],
-    number: int,
-    tables: tuple[csr_array, csr_array],
-    distance: Callable[[Floats, Floats], Floats],
-    bounds: tuple[float, float],
-    seed: int,
-    floor: Floor | None = None,
-) -> Figure:
-    """A distance between the counts of two samples of trips; the interval is from resampling the trips of both."""
+@dataclass(frozen=True)
+class Distance:
+    """How far two samples of trips are apart, from the counts [..., K] of both."""
+
+    names: tuple[str, str, str]  # key, label, unit of its figure
+    of: Callable[[Floats, Floats], Floats]
+    bounds: tuple[float, float]  # what it is at least and at most
+    floor: Floor | None = None
+
+
+def _with_intervals(
+    distances: Sequence[Distance], number: int, tables: tuple[csr_array, csr_array], seed: int
+) -> list[Figure]:
+    """Distances between the counts of two samples of trips; the intervals are from resampling the trips of both."""
     real, made = tables
-    value = float(distance(real.sum(axis=0), made.sum(axis=0)))
-    draws = [
-        distance(real_weight @ real, made_weight @ made)
-        for real_weight, made_weight in resample([real.shape[0], made.shape[0]], seed, real.shape[1])
-    ]
-    low, high = unbiased_interval(value, np.concatenate(draws), bounds)
-    return Figure(*names, number, value, low, high, floor)
+    draws: list[list[Floats]] = [[] for _ in distances]
+    for real_weight, made_weight in resample([real.shape[0], made.shape[0]], seed, real.shape[1]):
+        p, q = real_weight @ real, made_weight @ made
+        for found, distance in zip(draws, distances, strict=True):
+            found.append(distance.of(p, q))
+    figures = []
+    for found, distance in zip(draws, distances, strict=True):
+        value = float(distance.of(real.sum(axis=0), made.sum(axis=0)))
+        low, high = unbiased_interval(value, np.concatenate(found), distance.bounds)
+        figures.append(Figure(*distance.names, number, value, low, high, distance.floor))
+    return figures

@@ -13,7 +13,7 @@ from utils.data.road_network import RoadNetwork
 from utils.data.trips import Trips
 from utils.errors import UserError
 from utils.judging.cells import OWN_BOX, PublishedGrid, cell_ids
-from utils.judging.distributions import Reference, divergence, quantities, usage_cosine
+from utils.judging.distributions import Reference, divergence, quantities
 from utils.judging.figures import Column, Figure, figures_of
 from utils.judging.generated import GeneratedTrips, are_sampled_from, match_queries
 from utils.judging.published import Block, fork_block, published_block
@@ -108,7 +108,7 @@ def judge_trips(judge: Judge, generated: GeneratedTrips, label: str) -> Judgemen
     arguments = judge.references, judge.real, trips, judge.network, seed
     published, fork = published_block(*arguments), fork_block(*arguments)
     own = [figure for key in OWN_DISTRIBUTIONS for figure in divergence(judge.references[key], trips, seed)]
-    own += [usage_cosine(judge.references["road_usage"], trips, seed), *_character(judge, trips)]
+    own += _character(judge, trips)
     usage = next(figure.value for figure in own if figure.key == "road_usage_jsd")
     return Judgement(
         label=label,
