@@ -24,7 +24,7 @@ def metrics(quality: float, seed: int, queries: np.ndarray | None = None) -> Que
     good = np.clip(quality - hard + noise, 0, 1)
     roads = np.full(len(queries), 100)
     values = {field.name: roads for field in dataclasses.fields(QueryMetrics)}
-    values |= {"real": queries, "common": np.rint(100 * good).astype(int), "dtw_km": 1 - good, "edr": 1 - good}
+    values |= {"real": queries, "common_visits": np.rint(100 * good).astype(int), "dtw_km": 1 - good, "edr": 1 - good}
     values |= {"made_s": np.rint(500 + 300 * (1 - good)), "real_s": np.full(len(queries), 500), "reached": good > 0.3}
     return QueryMetrics(**values)
 

@@ -22,6 +22,7 @@ class QueryMetrics:
 
     real: Ints  # index of the real trip
     common: Ints  # distinct roads that both trips have
+    common_visits: Ints  # roads that both trips have, each as often as both take it
     made_roads: Ints
     real_roads: Ints
     road_edits: Ints  # Levenshtein distance of the roads
@@ -36,16 +37,16 @@ class QueryMetrics:
 
     @property
     def precision(self) -> Floats:
-        return self.common / self.made_roads
+        return self.common_visits / self.made_roads
 
     @property
     def recall(self) -> Floats:
-        return self.common / self.real_roads
+        return self.common_visits / self.real_roads
 
     @property
     def f1(self) -> Floats:
         """Harmonic mean of precision and recall."""
-        return 2 * self.common / (self.made_roads + self.real_roads)
+        return 2 * self.common_visits / (self.made_roads + self.real_roads)
 
     @property
     def duration_error_s(self) -> Floats:
@@ -67,11 +68,12 @@ def query_metrics(
     chosen = np.flatnonzero(match >= 0)
     pairs = np.stack([chosen, match[chosen]], axis=1)
     distances = pair_distances(center, generated.trips, real, pairs)
-    common, common_m, all_m = _overlap(generated.trips, real, pairs, length_m)
+    common, common_visits, common_m, all_m = _overlap(generated.trips, real, pairs, length_m)
     edits, lengths = distances.road_edits, (distances.first_length, distances.second_length)
     return QueryMetrics(
         real=match[chosen],
         common=common,
+        common_visits=common_visits,
         made_roads=lengths[0],
         real_roads=lengths[1],
         road_edits=edits,
@@ -86,22 +88,27 @@ def query_metrics(
     )
 
 
-def _overlap(made: Trips, real: Trips, pairs: Ints, length_m: Floats) -> tuple[Ints, Floats, Floats]:
-    """Of each pair [P]: distinct roads that both have, the length of these, and that of all distinct roads."""
+def _overlap(made: Trips, real: Trips, pairs: Ints, length_m: Floats) -> tuple[Ints, Ints, Floats, Floats]:
+    """Of each pair [P]: distinct roads that both have, how often both take these, and their length; that of all."""
     size = len(length_m)
 
-    def distinct(trips: Trips, chosen: Ints) -> Ints:
-        """pair * N + road, ascending, each once."""
+    def distinct(trips: Trips, chosen: Ints) -> tuple[Ints, Ints]:
+        """pair * N + road, ascending, each once; and how often the trip takes it."""
         lengths = np.diff(trips.offset)[chosen]
         ends = np.cumsum(lengths)
         positions = np.repeat(trips.offset[chosen] - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
-        return np.unique(np.repeat(np.arange(len(chosen)), lengths) * size + trips.road_id[positions])
+        return np.unique(
+            np.repeat(np.arange(len(chosen)), lengths) * size + trips.road_id[positions], return_counts=True
+        )
 
-    first, second = distinct(made, pairs[:, 0]), distinct(real, pairs[:, 1])
-    both, either = np.intersect1d(first, second, assume_unique=True), np.union1d(first, second)
+    (first, first_visits), (second, second_visits) = distinct(made, pairs[:, 0]), distinct(real, pairs[:, 1])
+    both, in_first, in_second = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    either = np.union1d(first, second)
     common = np.bincount(both // size, minlength=len(pairs))
+    visits = np.zeros(len(pairs), dtype=np.int64)
+    np.add.at(visits, both // size, np.minimum(first_visits[in_first], second_visits[in_second]))
     common_m, all_m = (np.bincount(key // size, length_m[key % size], len(pairs)) for key in (both, either))
-    return common, common_m, all_m
+    return common, visits, common_m, all_m
 
 
 def same_query_figures(metrics: QueryMetrics, seed: int) -> list[Figure]:
