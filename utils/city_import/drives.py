@@ -51,7 +51,7 @@ class Part:
     @staticmethod
     def read(path: Path) -> "Part":
         """What `write` wrote."""
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             cuts = np.cumsum(arrays["length"])[:-1]
             roads, time_s = np.split(arrays["roads"].astype(np.int64), cuts), np.split(arrays["time_s"], cuts)
             sources = arrays["source"].tolist()

@@ -100,7 +100,7 @@ def load_traces(folder: Path) -> Traces | None:
     if not (folder / INDEX).exists():
         return None
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    ptr = np.load(folder / PTR)
+    ptr = np.load(folder / PTR, allow_pickle=False)
     fixes = np.memmap(folder / FIXES, dtype=np.float64, mode="r", shape=(int(ptr[-1]), COLUMNS))
     return Traces(index["names"], index["users"], ptr, fixes, index["counts"])
 
