@@ -64,7 +64,7 @@ def _joined(arrays: Iterable[Ints]) -> Ints:
 
 
 def usable(drives: Iterable[Drive], min_roads: int, min_seconds: float, counts: Counter[str]) -> list[Drive]:
-    """The drives that are long enough, those that are too long in pieces; `counts` is told of the others."""
+    """The drives that are long enough, and pieces of those that are too long; `counts` counts the others."""
     kept = []
     for drive in drives:
         if len(drive.roads) < min_roads:

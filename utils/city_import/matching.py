@@ -161,7 +161,7 @@ class Matcher:
         return way
 
     def _viterbi(self, fixes: Fixes, found: Candidates, steps: "Steps") -> tuple[Ints, NDArray[np.bool_]]:
-        """The state of each fix in the most probable sequence; where no step leads to a fix, it begins anew."""
+        """The state of each fix in the most probable sequence; where no step leads to a fix, a new sequence begins."""
         near = -0.5 * (found.distance_m / self.options.noise_m) ** 2  # [F, K]
         best, back = near.copy(), np.zeros(found.road.shape, dtype=np.int64)
         is_cut = np.zeros(len(fixes.time_s), dtype=bool)

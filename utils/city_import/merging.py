@@ -14,7 +14,7 @@ def merge_streets(streets: list[Street], fixed: Iterable[int], counts: Counter[s
     Args:
         streets: as they were read.
         fixed: nodes at which nothing is joined, since a turn restriction speaks of them.
-        counts: is told of streets left out because another one is the same line.
+        counts: counts streets left out because another one is the same line.
     """
     streets = _without_doubles(streets, counts)
     ends: dict[int, list[End]] = {}

@@ -1,21 +1,19 @@
 """What an import has done: numbers, and a page of pictures that shows whether the matching went well."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-from numpy.typing import NDArray
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from utils.city_import.drives import BIN_M, Drive
+from utils.data.map_axes import zoom
+from utils.files.pictures import png_of
 
 BACKGROUND, COLOR, FIX = "0.82", "tab:blue", "tab:red"
 EXAMPLES = 4
@@ -52,10 +50,7 @@ def draw_report(data: ReportData) -> bytes:
     _draw_left_out(figure.add_subplot(grid[1, 3]), data)
     for place, drive in enumerate(examples(data.drives)):
         _draw_example(figure.add_subplot(grid[2, place]), data, drive)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    plt.close(figure)
-    return file.getvalue()
+    return png_of(figure)
 
 
 def examples(drives: Sequence[Drive]) -> list[Drive]:
@@ -84,7 +79,7 @@ def _draw_map(figure: Figure, axes: Axes, data: ReportData) -> None:
     busy.set_linewidths(0.6 + 2.0 * norm(usage[taken]))
     axes.add_collection(busy)
     figure.colorbar(busy, ax=axes, label="trips that take the road (grey: none)", shrink=0.7, location="left")
-    _zoom(axes, np.concatenate(data.lines), 0.02)
+    zoom(axes, np.concatenate(data.lines), 0.02)
     axes.set_title(f"{len(taken):,} of {len(data.lines):,} roads are taken ({len(taken) / len(data.lines):.0%})")
 
 
@@ -142,19 +137,7 @@ def _draw_example(axes: Axes, data: ReportData, drive: Drive) -> None:
     axes.plot(*fixes.T, ".", color=FIX, markersize=4)
     axes.plot(*shown[0], "k>", markersize=7)
     axes.plot(*shown[-1], "ks", markersize=6)
-    _zoom(axes, shown, 0.15)
+    zoom(axes, shown, 0.15)
     minutes = (drive.time_s[-1] - drive.time_s[0]) / 60
     dots = "red: fixes, " if len(fixes) else ""
     axes.set_title(f"{len(drive.roads)} roads, {minutes:.1f} minutes\n({dots}blue: roads; from ▶ to ■)", fontsize=9)
-
-
-def _zoom(axes: Axes, points: Floats, margin: float) -> None:
-    """Show the square around points [n, 2] (lon, lat), with equal scales in both directions."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    shrink = np.cos(np.radians((low[1] + high[1]) / 2))  # of a degree of longitude
-    half = (0.5 + margin) * max((high[0] - low[0]) * shrink, high[1] - low[1], 1e-4)
-    middle = (low + high) / 2
-    axes.set_aspect(1 / shrink)
-    axes.set_xlim(middle[0] - half / shrink, middle[0] + half / shrink)
-    axes.set_ylim(middle[1] - half, middle[1] + half)
-    axes.set(xticks=[], yticks=[])

@@ -1,19 +1,18 @@
 """Generated trips on the map."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-from numpy.typing import NDArray
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from utils.data.map_axes import zoom
+from utils.files.pictures import png_of
 
 Lines = list[NDArray[np.float64]]  # the polyline of each road, [n, 2] (lon, lat)
 REAL, GENERATED, BACKGROUND = "tab:green", "tab:red", "0.85"
@@ -60,18 +59,6 @@ def trip_legend(with_real: bool) -> list[Line2D]:
         Line2D([], [], color="k", marker="o", linestyle="", markersize=6, label="origin"),
         Line2D([], [], color="k", marker="*", linestyle="", markersize=11, label="destination"),
     ]
-
-
-def zoom(axes: Axes, points: NDArray[np.float64], margin: float = 0.15) -> None:
-    """Show the square around points [n, 2] (lon, lat), with equal scales in both directions."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    shrink = np.cos(np.radians((low[1] + high[1]) / 2))  # of a degree of longitude
-    half = (0.5 + margin) * max((high[0] - low[0]) * shrink, high[1] - low[1], 1e-4)
-    middle = (low + high) / 2
-    axes.set_aspect(1 / shrink)
-    axes.set_xlim(middle[0] - half / shrink, middle[0] + half / shrink)
-    axes.set_ylim(middle[1] - half, middle[1] + half)
-    axes.set(xticks=[], yticks=[])
 
 
 def choose_pairs(pairs: Sequence[TripPair]) -> list[TripPair]:
@@ -122,10 +109,7 @@ def plot_trips(
         axes.set_title(f"{name}: {np.count_nonzero(usage):,} of {len(lines):,} roads are taken", fontsize=9)
     colors = plt.cm.ScalarMappable(norm, "viridis_r")
     right.colorbar(colors, ax=list(panels), label="trips that take the road (grey: none)", shrink=0.7)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    plt.close(figure)
-    return file.getvalue()
+    return png_of(figure)
 
 
 def _draw_usage(axes: Axes, lines: Lines, usage: NDArray[np.int64], norm: LogNorm) -> None:

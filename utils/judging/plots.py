@@ -1,17 +1,13 @@
 """Pictures of how generated trips differ from real ones, and two models from each other."""
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-from numpy.typing import NDArray
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Page
+from numpy.typing import NDArray
 
+from utils.files.pictures import png_of
 from utils.judging.distributions import Reference
 from utils.judging.judge import Judge, Judgement
 from utils.judging.paired import Comparison, Difference
@@ -46,7 +42,7 @@ def plot_distributions(judge: Judge, judgements: Sequence[Judgement], title: str
         row[0].set_ylabel(f"{judgement.label}\n% per bin")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     page.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    return _png(page)
+    return png_of(page)
 
 
 def _borders(reference: Reference, judgements: Sequence[Judgement]) -> NDArray[np.int64]:
@@ -113,7 +109,7 @@ def plot_comparison(comparison: Comparison) -> bytes:
     page.suptitle(f"{title}\n{lines}", fontsize=11)
     for axes, difference in zip(np.atleast_1d(page.subplots(len(differences), 1)), differences, strict=True):
         _draw_difference(axes, difference)
-    return _png(page)
+    return png_of(page)
 
 
 def _draw_difference(axes: Axes, d: Difference) -> None:
@@ -134,10 +130,3 @@ def _draw_difference(axes: Axes, d: Difference) -> None:
     p = f"p {format_p(d.p)}" + (f" (queries)\np {format_p(d.p_seeds)} (seeds)" if d.seeds > 1 else "")
     axes.annotate(p, (1.01, 0.5), xycoords="axes fraction", va="center", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _png(page: Page) -> bytes:
-    file = io.BytesIO()
-    page.savefig(file, format="png")
-    plt.close(page)
-    return file.getvalue()

@@ -1,12 +1,10 @@
 """Pictures of a study: Optuna's own, and one of the trials' validation curves."""
 
-import io
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
 import optuna
 import optuna.visualization.matplotlib as optuna_plots
@@ -19,11 +17,10 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from utils.files.atomic import atomic_write, remove
+from utils.files.pictures import png_of
 from utils.search.space import column_names
 from utils.search.study import SharedStudy, best_trial
 from utils.search.worker import RunMetrics
-
-matplotlib.use("Agg")  # no window, on a desktop either
 
 ACCURACY = "validation accuracy"
 BLUE, GREY, RED, GREEN = "#2166ac", "#8c8c8c", "#b2182b", "#1b7837"
@@ -75,10 +72,10 @@ def draw(
     pictures, missing = {}, []
     # Names of studies and data sets may hold "$", which must not start a formula.
     settings = {"figure.constrained_layout.use": True, "text.parse_math": False}
-    with warnings.catch_warnings(), matplotlib.rc_context(settings):
+    with warnings.catch_warnings(), plt.rc_context(settings):
         warnings.simplefilter("ignore")  # Optuna's, of experimental functions and Matplotlib's tight layout
         if baseline or any(trial.intermediate_values for trial in trials):
-            pictures["intermediate"] = _png(_intermediate(trials, baseline, title))
+            pictures["intermediate"] = png_of(_intermediate(trials, baseline, title), dpi=110)
         else:
             missing.append("intermediate.png (from the first epoch of a trial on)")
         for name, make in drawings.items():
@@ -86,7 +83,7 @@ def draw(
             if name == "importance":
                 has_enough &= len({trial.value for trial in finished}) > 1 and bool(_varied(finished))
             if has_enough:
-                pictures[name] = _png(make())
+                pictures[name] = png_of(make(), dpi=110)
             else:
                 different = " of different accuracy" * (name == "importance")
                 missing.append(f"{name}.png (from {MIN_FINISHED[name]} finished trials{different} on)")
@@ -243,10 +240,3 @@ def _resized(axes: Axes, width: float, height: float) -> Figure:
 def _wrapped(text: str, figure: Figure) -> str:
     """A title in as many lines as it needs, at about 10 letters an inch."""
     return "\n".join(textwrap.wrap(text, int(figure.get_size_inches()[0] * 10)))
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
-    return file.getvalue()

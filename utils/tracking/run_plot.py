@@ -1,19 +1,16 @@
 """Pictures of runs."""
 
-import io
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils.errors import UserError
+from utils.files.pictures import png_of
 from utils.generation.map_plot import TripPair, draw_trip
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
 
 Curves = dict[str, tuple[list[int], list[float]]]  # tag -> steps, values
 MEASURES = {"val_next_step_acc": "next-road accuracy", "val_time_pred_mape": "time MAPE of log1p(s)"}
@@ -83,7 +80,4 @@ def plot_run(
     world = figure.add_subplot(grid[:, 1])
     draw_trip(world, lines, trip)
     world.legend(loc="best", fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    plt.close(figure)
-    return file.getvalue()
+    return png_of(figure)
