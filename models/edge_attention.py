@@ -1,14 +1,13 @@
-"""Attention over the edges of a graph: all edges at once, or on the CPU a cache's worth of edges at a time.
+"""Attention over the edges of a graph, a block of edges at a time, with the gradients written out.
 
-A vector for each edge is tens of megabytes, and step by step all of it goes through the memory a dozen times. A block
-of edges that is processed from start to end before the next one stays in the cache. Nothing of it is kept for the
-backward pass, which computes it again. (Autograd over all edges at once, with `F.embedding_bag` for the sum, makes a
-training step on 43,800 roads 1.4 times as long.)
+A vector for each edge is tens of megabytes, and step by step all of it goes through the memory a dozen times. On a CPU
+a block of edges that is processed from start to end before the next one stays in the cache; on a GPU all edges are one
+block. Nothing of a block is kept for the backward pass, which computes it again. (Autograd over all edges at once, with
+`F.embedding_bag` for the sum, makes a training step on 43,800 roads 1.4 times as long on a CPU.)
 
-To change the formula, change the plain form in `edge_attention` first and let `goes_in_blocks` return False: that is
-correct everywhere, only slower on a CPU. Then change `BlockwiseEdgeAttention`: its forward pass in the same way, its
-backward pass by the chain rule from d_score (how the loss changes with an edge's score) to what the score is computed
-from. The tests compare both forms, values and gradients, with PyTorch Geometric's layer.
+To change the formula, change the forward pass of `EdgeAttention`, and its backward pass by the chain rule from d_score
+(how the loss changes with an edge's score) to what the score is computed from. The tests compare values and gradients
+with PyTorch Geometric's layer, and with the formula in plain operations.
 """
 
 from collections.abc import Iterator
@@ -24,7 +23,8 @@ from models.batch import MessageGraph
 from models.ragged import segment_softmax
 
 NEGATIVE_SLOPE = 0.2
-BLOCK_EDGES = 4096  # with the width of 128 2 MB, which two cores share
+# A CPU's block is, with the width of 128, 2 MB, which two cores share; a GPU's bounds its memory.
+BLOCK_EDGES = {"cpu": 4096, "cuda": 2**21}
 
 
 def edge_attention(l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: MessageGraph) -> Tensor:  # noqa: E741
@@ -38,25 +38,14 @@ def edge_attention(l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: Mes
         graph: the edges.
 
     Returns:
-        [n_out, h], float32: sums over many edges are kept in it, whatever the precision of the products.
+        [n_out, h], float32: sums over many edges are kept in it, whatever the precision of the products before.
     """
-    if goes_in_blocks(l.device):
-        return BlockwiseEdgeAttention.apply(l, r, w_edge, att, graph)
-    # index_select, here and in the other models: its backward is many times faster than that of x[index].
-    message = l.index_select(0, graph.source)
-    hidden = message + r.index_select(0, graph.target) + F.linear(graph.edge_attr.to(message.dtype), w_edge)
-    score = F.leaky_relu(hidden, NEGATIVE_SLOPE) @ att
-    alpha = segment_softmax(score.float(), graph.target, len(r))
-    return alpha.new_zeros(r.shape).index_add(0, graph.target, message.float() * alpha.unsqueeze(1))
+    with torch.autocast(l.device.type, enabled=False):
+        return EdgeAttention.apply(l.float(), r.float(), w_edge, att, graph)
 
 
-def goes_in_blocks(device: torch.device) -> bool:
-    """Whether edges are taken in blocks: on the CPU, in full precision."""
-    return device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-
-
-class BlockwiseEdgeAttention(Function):
-    """`edge_attention` block by block, with the gradients written out."""
+class EdgeAttention(Function):
+    """`edge_attention` block by block."""
 
     @staticmethod
     def forward(ctx: Any, l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: MessageGraph) -> Tensor:  # noqa: E741
@@ -102,5 +91,6 @@ class BlockwiseEdgeAttention(Function):
 
 
 def _blocks(graph: MessageGraph) -> Iterator[slice]:
-    for start in range(0, len(graph.source), BLOCK_EDGES):
-        yield slice(start, start + BLOCK_EDGES)
+    size = BLOCK_EDGES[graph.source.device.type]
+    for start in range(0, len(graph.source), size):
+        yield slice(start, start + size)

@@ -57,15 +57,19 @@ class RoadNetworkEncoder(nn.Module):
         num_zones = self.zone_id_emb.num_embeddings
         self._zone_adjacency = gcn_adjacency(self.zone_edge_index, self.zone_edge_weight, num_zones)
 
-    def road_input(self, road: Tensor) -> Tensor:
-        """Attributes of roads [n] -> what the first layer reads, [n, width]."""
+    def road_input(self, road: Tensor | None = None) -> Tensor:
+        """Attributes of roads [n], by default of all -> what the first layer reads, [n, width]."""
+
+        def of(values: Tensor) -> Tensor:
+            return values if road is None else values.index_select(0, road)
+
         return torch.cat(
             [
-                self.road_id_emb.weight.index_select(0, road),
-                self.len_emb(self.road_attr_len[road].unsqueeze(-1)),
-                self.type_emb(self.road_attr_type[road]),
-                self.lon_emb(self.road_attr_lon[road].unsqueeze(-1)),
-                self.lat_emb(self.road_attr_lat[road].unsqueeze(-1)),
+                of(self.road_id_emb.weight),
+                self.len_emb(of(self.road_attr_len).unsqueeze(-1)),
+                self.type_emb(of(self.road_attr_type)),
+                self.lon_emb(of(self.road_attr_lon).unsqueeze(-1)),
+                self.lat_emb(of(self.road_attr_lat).unsqueeze(-1)),
             ],
             dim=1,
         )
@@ -79,7 +83,7 @@ class RoadNetworkEncoder(nn.Module):
     def embed_all_roads(self) -> Tensor:
         """Embeddings of all roads, [N, width]; in chunks of targets where no gradients are kept."""
         num_roads, (first, second) = len(self.road_attr_len), self.road_gat.convs
-        x = self.road_input(torch.arange(num_roads, device=self.road_attr_len.device))
+        x = self.road_input()
         step = num_roads if torch.is_grad_enabled() else CHUNK
         starts = range(0, num_roads, step)
         graphs = [self._incoming(start, min(start + step, num_roads)) for start in starts]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.batch import MessageGraph
 from utils.config import Config
 
 
@@ -41,6 +42,14 @@ def initial_attention_biases(config: Config, seed: int, num_roads: int, num_type
         nn.Linear(width, width)
         nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
     return biases
+
+
+def plain_edge_attention(l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: MessageGraph) -> Tensor:  # noqa: E741
+    """GATv2's attention with a vector for each edge. l: [n_in, h], r: [n_out, h], float32 from there on."""
+    message = l.float()[graph.source]
+    score = F.leaky_relu(message + r.float()[graph.target] + graph.edge_attr @ w_edge.T, 0.2) @ att
+    alpha = torch.cat([part.softmax(0) for part in score.split(torch.bincount(graph.target).tolist())])
+    return torch.zeros(r.shape).index_add(0, graph.target, message * alpha.unsqueeze(1))
 
 
 def plain_attention(attn: nn.Module, x: Tensor, distance: Tensor, interval: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from torch.profiler import profile
 
 from models.batch import Batch
 from models.hoser import HOSER
+from utils.benchmark.gpu import MEANINGS as GPU_MEANINGS
+from utils.benchmark.gpu import measure_gpu
 from utils.benchmark.roofline import count_flops, count_graph_bytes, machine_rates, seconds
 from utils.config import PROJECT, Config, config_to_dict
 from utils.data.dataset import City
@@ -62,7 +64,7 @@ MEANINGS = {
     "bytes_per_step": "bytes of the graph layers of a training step",
     "limit_ms": "what those take at this machine's rates",
     "share_of_limit": "limit_ms / (forward + backward + optimizer)",
-}
+} | GPU_MEANINGS
 
 
 def measure(dataset: str, config: Config, city: City, device: torch.device, steps: int, trace: Path | None) -> Figures:
@@ -88,6 +90,8 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     torch.manual_seed(0)
     model = HOSER(config, city.features).to(device)
     figures |= measure_steps(model, train, loss_function, precision, config, steps)
+    if device.type == "cuda":
+        figures |= measure_gpu(model, train, loss_function, config)
     figures["epoch_s"] = figures["step_ms"] / 1e3 * train.num_batches
     taken, _ = seconds(device, evaluate, model, val, precision, "evaluating")
     figures["evaluation_ms_per_trip"] = 1e3 * taken / val.num_trips

@@ -166,13 +166,18 @@ class PathModel:
 
     def start(self, query: Query) -> Node:
         """The path of the origin alone."""
-        node = Node(0.0)
-        node.before, node.depth, node.road = None, 0, query.origin
-        node.time_s, node.log_time = query.start_s, 0.0
-        ends = (torch.tensor([road], device=self.device) for road in (query.origin, query.destination))
-        node.distance_m = center_distance_m(self._tables, *ends).item()
-        node.slot, node.next = -1, None
-        return node
+        return self.starts([query])[0]
+
+    def starts(self, queries: Sequence[Query]) -> list[Node]:
+        """The path of the origin alone, of each query."""
+        ends = torch.tensor([[query.origin, query.destination] for query in queries], device=self.device).view(-1, 2)
+        nodes = []
+        for query, distance_m in zip(queries, center_distance_m(self._tables, *ends.T).tolist(), strict=True):
+            nodes.append(node := Node(0.0))
+            node.before, node.depth, node.road = None, 0, query.origin
+            node.time_s, node.log_time, node.distance_m = query.start_s, 0.0, distance_m
+            node.slot, node.next = -1, None
+        return nodes
 
     def release(self, slots: list[int]) -> None:
         """Give slots back: no path through them is asked about any more."""

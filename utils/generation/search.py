@@ -156,7 +156,7 @@ def search_trips(
         rule: which search.
         slots: queries that are searched for at once.
     """
-    starts = [paths.start(query) for query in queries]
+    starts = paths.starts(queries)
     todo = sorted(range(len(queries)), key=lambda i: starts[i].distance_m)
     active: dict[int, _Search] = {}
     while todo or active:
