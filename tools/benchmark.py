@@ -40,6 +40,13 @@ def parse_arguments() -> argparse.Namespace:
         help="instead of training, the generation of trips with this model",
     )
     parser.add_argument(
+        "--queries",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="with --generation: for how many queries, by turns (default: 16 150 256 900)",
+    )
+    parser.add_argument(
         "--shared",
         action="store_true",
         help="instead of its parts, a training step where the machine is shared: two runs at once, a busy process",
@@ -49,6 +56,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--generation and --shared need --dataset NAME, not --scale")
     if args.generation and args.shared:
         parser.error("expected --generation CHECKPOINT or --shared, not both")
+    if args.queries and (not args.generation or min(args.queries) < 1):
+        parser.error("--queries needs --generation, and numbers of 1 or more")
     if (args.dataset is None) == (args.scale is None):
         parser.error("expected either --dataset NAME or --scale ROADS TRIPS")
     return args
@@ -58,7 +67,7 @@ if __name__ == "__main__":
     parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
 
 from models.hoser import HOSER
-from utils.benchmark.generation import format_generation, measure_generation
+from utils.benchmark.generation import NUMBERS, format_generation, measure_generation
 from utils.benchmark.scaling import format_growth, measure_growth
 from utils.benchmark.shared import format_shared, measure_shared
 from utils.benchmark.steps import Figures, format_figures, measure
@@ -105,7 +114,8 @@ def measure_trips(args: argparse.Namespace, size: list[str]) -> dict[str, Any]:
     city = load_city(args.dataset, config, args.data_dir)
     model = HOSER(config, city.features)
     load_model(model, args.generation)
-    figures = measure_generation(city, model.to(device), device, config.trajectory_encoder_config.max_len)
+    longest = config.trajectory_encoder_config.max_len
+    figures = measure_generation(city, model.to(device), device, longest, args.queries or NUMBERS)
     print(format_generation(figures))
     return figures
 

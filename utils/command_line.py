@@ -1,6 +1,7 @@
 """What the command lines share: arguments, error messages, exit codes. Imports nothing slow."""
 
 import argparse
+import errno
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from utils.files.disk_space import FULL, REMEDIES
 from utils.runtime.signals import listen_to_signals, received_signal
 from utils.runtime.terminal import drop_output, log_to_terminal, output_is_closed
 
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)  # what a folder does not allow is no mistake in the code
 WORDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
@@ -51,9 +53,10 @@ def run_command_line(main: Callable[[], None], kept: str | Kept = "files already
             sys.exit(1)
         if isinstance(error, OSError):
             drop_output()
-            if error.errno in FULL:
+            if error.errno in (*FULL, *NOT_ALLOWED):
                 where = f"{error.filename}: " if isinstance(error.filename, str) else ""
-                logger.error(f"error: {where}[Errno {error.errno}] {error.strerror}; {REMEDIES}; {kept.text}")
+                advice = f"{REMEDIES}; " if error.errno in FULL else ""
+                logger.error(f"error: {where}[Errno {error.errno}] {error.strerror}; {advice}{kept.text}")
                 sys.exit(1)
         raise
 

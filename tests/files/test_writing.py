@@ -174,6 +174,12 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert last_words(error, capsys) == line
 
 
+def test_a_folder_that_may_not_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = OSError(errno.EROFS, "Read-only file system", "log/Mini/seed1/2026.log")
+    line = "error: log/Mini/seed1/2026.log: [Errno 30] Read-only file system; what is there stays\n"
+    assert last_words(error, capsys) == line
+
+
 @pytest.mark.parametrize(
     "error",
     [

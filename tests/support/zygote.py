@@ -1,13 +1,14 @@
 """Starts scripts as real processes, without the seconds that importing torch takes for each.
 
-A process that has imported the libraries (none of the project's modules) waits on a socket; for each request
-it forks a child that becomes `python SCRIPT ARGUMENTS...` in the folder, with the environment and the output
-files that the request names. The children are ordinary processes: they can be signalled and killed.
+A process that has imported the libraries and the project's modules waits on a socket; for each request it forks a child
+that becomes `python SCRIPT ARGUMENTS...` in the folder, with the environment and the output files that the request
+names. The children are ordinary processes: they can be signalled and killed.
 """
 
 import gc
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import socket
@@ -33,11 +34,30 @@ LIBRARIES = (
     "yaml",
 )
 
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = ("models", "utils")
+
+
+def import_the_project() -> None:
+    """Import all modules of the packages."""
+    sys.path.insert(0, str(PROJECT))
+    for name in PACKAGES:
+        for module in pkgutil.walk_packages([str(PROJECT / name)], f"{name}."):
+            __import__(module.name)
+    sys.path.pop(0)
+
+
+def forget_the_project() -> None:
+    """Let its modules be imported again, after a fault has been put into what they import."""
+    for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
+        del sys.modules[name]
+
 
 def serve(address: str, folder: str) -> None:
     """Answer requests as long as `folder` is there."""
     for library in LIBRARIES:
         __import__(library)
+    import_the_project()
     gc.freeze()  # no child looks through the objects of the libraries, which would copy their memory
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
@@ -105,6 +125,7 @@ def _prepare(request: dict) -> None:
         sys.path.append(str(Path(__file__).resolve().parents[1]))
         from faults.injector import Fault, install
 
+        forget_the_project()
         install(Fault(**request["fault"]), Path(request["cwd"]))
     if request["file_size_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size_limit"],) * 2)

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,19 +13,22 @@ from utils.benchmark.roofline import machine_rates
 from utils.data.dataset import City
 from utils.data.trips import TimeStatistics
 from utils.generation.generator import TripGenerator
-from utils.generation.options import GenerationOptions
+from utils.generation.options import SLOTS, GenerationOptions
 from utils.generation.paths import PathModel
 from utils.generation.queries import sample_queries
 from utils.runtime.progress import progress
 
 NUMBERS = (16, 150, 256, 900)  # of queries
+MOST_SLOTS = 1024
 # The published code, one path a forward pass, on one CPU thread: expansions/s, and that thread's GFLOP/s.
 PUBLISHED = {"679 roads": 223, "43,800 roads": 128}
 PUBLISHED_GFLOP_PER_S = 76
 
 
-def measure_generation(city: City, model: HOSER, device: torch.device, max_len: int) -> dict[str, Any]:
-    """Generate trips for some numbers of sampled queries by the published search.
+def measure_generation(
+    city: City, model: HOSER, device: torch.device, max_len: int, numbers: Sequence[int]
+) -> dict[str, Any]:
+    """Generate trips for some `numbers` of sampled queries by the published search.
 
     Returns:
         `rows`, figures for each number of queries; `matmul_gflop_per_s`; and `published`, what
@@ -36,9 +39,11 @@ def measure_generation(city: City, model: HOSER, device: torch.device, max_len: 
     timed = _Timed(paths._model)
     paths._model = timed
     rows = []
-    for number in progress(NUMBERS, "generating", len(NUMBERS), "runs"):
+    for number in progress(numbers, "generating", len(numbers), "runs"):
         queries = sample_queries(train, city.network.num_roads, number, seed=0)
-        generator = TripGenerator(paths, city.network, GenerationOptions(), max_len, slots=max(number, 256))
+        generator = TripGenerator(
+            paths, city.network, GenerationOptions(), max_len, slots=min(max(number, SLOTS), MOST_SLOTS)
+        )
         timed.taken_s, began = 0.0, time.perf_counter()
         trips = [trip for _, [trip] in generator.trips(queries)]
         taken = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""How time and memory grow with the size of a city: five cities, each twice the one before, one epoch each."""
+"""How time and memory grow with the size of a city: five cities, each twice the one before; an epoch, and trips."""
 
 import multiprocessing
 import resource
@@ -19,13 +19,18 @@ from utils.data.loader import make_loaders
 from utils.data.synthetic.writer import CitySpec, build_city
 from utils.data.zones import ZONE_KEY
 from utils.errors import UserError
+from utils.generation.generator import TripGenerator
+from utils.generation.options import GenerationOptions
+from utils.generation.paths import PathModel
+from utils.generation.queries import sample_queries
 from utils.runtime.device import keep_freed_memory, set_seed
 from utils.training.engine import Learner, evaluate, train_epoch
 from utils.training.losses import HOSERLoss
 
 SIZES = 5
 LEAST_TRIPS = 20
-MEASURED = ("read_s", "zones_s", "epoch_s", "validation_s", "total_s", "peak_rss_mb")
+QUERIES, MAX_EXPANSIONS = 100, 500  # trips that are generated
+MEASURED = ("read_s", "zones_s", "epoch_s", "validation_s", "generation_s", "expansions_per_s", "peak_rss_mb")
 
 
 def measure_growth(config: Config, roads: int, trips: int) -> list[dict[str, float]]:
@@ -74,13 +79,13 @@ def _in_a_process_of_its_own(folder: Path, config: Config) -> dict[str, float]:
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         try:
-            return pool.submit(train_one_epoch, folder, config).result()
+            return pool.submit(train_and_generate, folder, config).result()
         except BrokenProcessPool:
             raise UserError(f"{folder.name}: the measuring process was killed; too little memory?") from None
 
 
-def train_one_epoch(path: Path, config: Config) -> dict[str, float]:
-    """Read a city for the first time, make its zones, train an epoch, validate; the measurements of all this."""
+def train_and_generate(path: Path, config: Config) -> dict[str, float]:
+    """Read a city for the first time, make its zones, train an epoch, validate, generate trips; what all this takes."""
     logger.remove()
     keep_freed_memory()
     times = [time.perf_counter()]
@@ -99,8 +104,15 @@ def train_one_epoch(path: Path, config: Config) -> dict[str, float]:
     times.append(time.perf_counter())
     evaluate(model, loaders["val"], learner.precision, "validating")
     times.append(time.perf_counter())
+    train = city.trips("train")
+    paths = PathModel(model, network, loaders["train"].statistics)
+    options = GenerationOptions(max_expansions=MAX_EXPANSIONS)
+    generator = TripGenerator(paths, network, options, config.trajectory_encoder_config.max_len)
+    queries = sample_queries(train, network.num_roads, min(QUERIES, len(train)), seed=0)
+    expansions = sum(trip.expansions for _, [trip] in generator.trips(queries))
+    times.append(time.perf_counter())
 
-    read, zones, epoch, validation = np.diff(times).tolist()
+    read, zones, epoch, validation, generation = np.diff(times).tolist()
     return {
         "roads": network.num_roads,
         "trips": trips,
@@ -108,6 +120,7 @@ def train_one_epoch(path: Path, config: Config) -> dict[str, float]:
         "zones_s": zones,
         "epoch_s": epoch,
         "validation_s": validation,
-        "total_s": times[-1] - times[0],
+        "generation_s": generation,
+        "expansions_per_s": expansions / generation,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
