@@ -4,6 +4,11 @@ import bytecode  # noqa: F401 - before all that it is for
 
 # isort: split
 import os
+
+# Tests run side by side: threads of several processes on few cores wait for each other. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# isort: split
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import scripts
-import torch
 from faults.campaign import PROPERTY, table
 from helpers import chain, write_roads
 from hypothesis import settings
@@ -20,9 +24,6 @@ from loguru import logger
 from scripts import MINI_CITY, make_mini_project
 
 from utils.data.road_network import RoadNetwork, read_road_network
-
-# Tests run side by side: threads of several processes on few cores wait for each other.
-torch.set_num_threads(1)
 
 # The same examples in every run, on slow machines too, and nothing written into the repository.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)

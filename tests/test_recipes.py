@@ -72,9 +72,9 @@ def test_a_feature_of_roads_is_computed_declared_and_embedded(project: Path) -> 
             "        self.degree_emb = nn.Linear(1, config.lon_emb_dim)\n",
         ),
         (
-            "                self.lon_emb(self.road_attr_lon[road].unsqueeze(-1)),\n",
-            "                self.lon_emb(self.road_attr_lon[road].unsqueeze(-1))\n"
-            "                + self.degree_emb(self.road_attr_degree[road].unsqueeze(-1)),\n",
+            "                self.lon_emb(of(self.road_attr_lon).unsqueeze(-1)),\n",
+            "                self.lon_emb(of(self.road_attr_lon).unsqueeze(-1))\n"
+            "                + self.degree_emb(of(self.road_attr_degree).unsqueeze(-1)),\n",
         ),
     )
     state = torch.load(project / "save" / train(code, project) / "best.pth")

@@ -104,6 +104,8 @@ def _become(request: dict, files: list[int]) -> None:
     os.environ.update(request["environment"])
     _prepare(request)
     script, *arguments = request["arguments"]
+    if PROJECT not in Path(script).parents:  # a copy of the project
+        forget_the_project()
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).parent)
     code = 0
