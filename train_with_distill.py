@@ -57,9 +57,17 @@ from loguru import logger
 
 from models.hoser import HOSER
 from utils.config import Config, config_source, config_to_dict, flatten, load_config
-from utils.data.dataset import find_folder, load_city
+from utils.config_sections import DistillConfig
+from utils.data.dataset import City, find_folder, load_city
 from utils.data.loader import BatchLoader, data_keys, make_loaders
-from utils.distillation.kl_loss import check_teacher, introduce_teacher, judge_teacher, load_distillation, teacher_path
+from utils.distillation.kl_loss import (
+    TeacherMetrics,
+    check_teacher,
+    introduce_teacher,
+    judge_teacher,
+    load_distillation,
+    teacher_path,
+)
 from utils.errors import UserError
 from utils.files.checksums import content_digest, file_digest
 from utils.files.tensor_files import size_bytes
@@ -185,11 +193,7 @@ def train(
         keys["teacher"] = file_digest(teacher_path(config.distill, dataset))
     teacher_metrics = None
     if learns_from_teacher:
-        with memory_advice(SMALLER_WINDOW):
-            with processes.main_process_first():
-                distillation = load_distillation(config.distill, dataset, city, loaders)
-            teacher_metrics = introduce_teacher(distillation, loaders, config.distill)
-        loss_function = dataclasses.replace(loss_function, kl=distillation.term, kl_weight=config.distill.lambda_)
+        loss_function, teacher_metrics = add_teacher(loss_function, config.distill, dataset, city, loaders)
     processes.check_same("data and teacher", lambda: content_digest([keys, vars(city.features)]))
 
     # model
@@ -209,19 +213,23 @@ def train(
     if config.wandb.enable and processes.is_main:
         run.start_wandb(config, dataset, seed, checkpoint.claim_wandb_run_id(), size_bytes(model))
 
-    # epochs
+    # epochs, and a test of the one that validates best
     seconds = train_epochs(learner, loaders, loss_function, seed, checkpoint, run, reporter)
-
-    # test, with the epoch that validates best
-    processes.barrier()
-    load_model(model, checkpoint.best_path)
-    with memory_advice(SMALLER_BATCHES):
-        test = evaluate(model, loaders["test"], learner.precision, "testing")
-    best = checkpoint.validations[checkpoint.best_epoch - 1]
-    run.log_result(checkpoint.best_epoch, checkpoint.epochs_done, best, test, checkpoint.best_path)
-    log_summary(checkpoint.best_epoch, best, test, checkpoint.best_path, seconds)
+    result = evaluate_best(learner, loaders, checkpoint, run)
+    log_summary(checkpoint.best_epoch, result.best, result.test, checkpoint.best_path, seconds)
     judge_teacher(teacher_metrics, checkpoint.best_val_acc)
-    return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
+    return result
+
+
+def add_teacher(
+    loss_function: HOSERLoss, config: DistillConfig, dataset: str, city: City, loaders: dict[str, BatchLoader]
+) -> tuple[HOSERLoss, TeacherMetrics | None]:
+    """The loss with its KL term, and how good the teacher is on val."""
+    with memory_advice(SMALLER_WINDOW):
+        with loaders["train"].processes.main_process_first():
+            distillation = load_distillation(config, dataset, city, loaders)
+        metrics = introduce_teacher(distillation, loaders, config)
+    return dataclasses.replace(loss_function, kl=distillation.term, kl_weight=config.lambda_), metrics
 
 
 @held_signals()
@@ -259,6 +267,17 @@ def train_epochs(
         kept.text = EPOCHS_KEPT
         reporter.report(metrics.next_step_acc, epoch_id)
     return seconds
+
+
+def evaluate_best(learner: Learner, loaders: dict[str, BatchLoader], checkpoint: RollingCheckpoint, run: Run) -> Result:
+    """Test the epoch that validates best, and log the result."""
+    run.processes.barrier()
+    load_model(learner.model, checkpoint.best_path)
+    with memory_advice(SMALLER_BATCHES):
+        test = evaluate(learner.model, loaders["test"], learner.precision, "testing")
+    best = checkpoint.validations[checkpoint.best_epoch - 1]
+    run.log_result(checkpoint.best_epoch, checkpoint.epochs_done, best, test, checkpoint.best_path)
+    return Result(checkpoint.best_epoch, best, test, checkpoint.validations, checkpoint.best_path)
 
 
 def command_line() -> None:
