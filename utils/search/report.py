@@ -41,7 +41,7 @@ class StudyReport:
         self._keys = list(study.space.distributions)
         self._best_path = study.folder / "best_config.yaml"
         self._lock_path = study.folder / ".results.lock"
-        self._drawn_at = float("-inf")
+        self._drawn_at = time.monotonic()
         with file_lock(self._lock_path):
             remove_temporary_files(study.folder)
 
