@@ -64,11 +64,11 @@ def growth(rows: list[dict[str, float]], name: str) -> float:
 
 def format_growth(rows: list[dict[str, float]]) -> str:
     """A line for each city, and one for the exponents."""
-    lines = [f"{'roads':>10} {'trips':>9}" + "".join(f"{name:>14}" for name in MEASURED)]
+    lines = [f"{'roads':>10} {'trips':>9}" + "".join(f"{name:>17}" for name in MEASURED)]
     for row in rows:
-        values = "".join(f"{row[name]:>14,.1f}" for name in MEASURED)
+        values = "".join(f"{row[name]:>17,.1f}" for name in MEASURED)
         lines.append(f"{row['roads']:>10,.0f} {row['trips']:>9,.0f}{values}")
-    exponents = "".join(f"{growth(rows, name):>14.2f}" for name in MEASURED)
+    exponents = "".join(f"{growth(rows, name):>17.2f}" for name in MEASURED)
     return "\n".join([*lines, f"{'exponent':>20}{exponents}"])
 
 
