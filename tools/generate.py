@@ -160,15 +160,7 @@ def main() -> None:
     folder = choose_folder(args.out or default_folder(args), identity)
     kept.text = f"finished blocks are in {folder}; the same command resumes"
     with memory_advice("lower --slots"):
-        summary = generate(
-            folder,
-            queries,
-            job.make_generator,
-            identity,
-            processes,
-            job.only_reached,
-            partial(write_more, args, city),
-        )
+        summary = generate(folder, job, identity, processes, partial(write_more, args, city))
     if summary:
         print(format_summary(summary, folder, args.method))
 

@@ -18,7 +18,8 @@ from utils.errors import UserError
 from utils.files.atomic import atomic_write_text, remove, remove_temporary_files
 from utils.files.locks import folder_lock
 from utils.generation.generator import TripGenerator
-from utils.generation.paths import Query
+from utils.generation.job import GenerationJob
+from utils.generation.paths import Query, Trip
 from utils.generation.trip_files import (
     GEOJSON,
     MAP,
@@ -93,23 +94,15 @@ class Summary:
 
 
 def generate(
-    folder: Path,
-    queries: Sequence[Query],
-    make_generator: Callable[[], TripGenerator],
-    identity: Identity,
-    processes: Processes,
-    only_reached: bool,
-    write_more: WriteMore,
+    folder: Path, job: GenerationJob, identity: Identity, processes: Processes, write_more: WriteMore
 ) -> Summary | None:
     """Generate what is not in `folder` yet, and write its files.
 
     Args:
         folder: what `choose_folder` returned.
-        queries: all of them.
-        make_generator: called when there is something to generate.
+        job: what to generate; its model is loaded when there is something left.
         identity: kept with the trips; the same command resumes, another one does not.
         processes: those that share the blocks.
-        only_reached: whether trips that do not reach their destination go into a file of their own.
         write_more: writes what was asked for besides, from the folder and a function that gives all rows.
 
     Returns:
@@ -118,11 +111,11 @@ def generate(
     Raises:
         UserError: another process works in the folder, or it cannot be written.
     """
-    names = [TRIPS, SHORT, *([MISSED] if only_reached else [])]
+    names = [TRIPS, SHORT, *([MISSED] if job.only_reached else [])]
     if not processes.is_main:
         processes.barrier()  # until the main process holds the folder
         if not (folder / RECORD).exists():
-            _generate_blocks(folder, queries, make_generator, processes)
+            _generate_blocks(folder, job, processes)
         processes.barrier()
         return None
     with folder_lock(folder):
@@ -136,14 +129,14 @@ def generate(
         processes.barrier()
         began = time.monotonic()
         if not is_complete:
-            _generate_blocks(folder, queries, make_generator, processes)
+            _generate_blocks(folder, job, processes)
         processes.barrier()
         if is_complete:
             logger.info(f"{folder}: all trips are there")
             summary = _reread(folder, names, write_more)
         else:
             seconds = time.monotonic() - began if is_fresh else None
-            summary = _finish(folder, identity, len(queries), seconds, only_reached, names, write_more)
+            summary = _finish(folder, identity, len(job.queries), seconds, job.only_reached, names, write_more)
         shutil.rmtree(folder / PARTS, ignore_errors=True)
         return summary
 
@@ -192,34 +185,47 @@ def _finish(
     return summary
 
 
-def _generate_blocks(
-    folder: Path, queries: Sequence[Query], make_generator: Callable[[], TripGenerator], processes: Processes
-) -> None:
-    """Generate this process's blocks that are not there."""
-    firsts = range(0, len(queries), BLOCK)
-    own = [first for i, first in enumerate(firsts) if i % processes.world_size == processes.rank]
-    missing = [first for first in own if not _is_done(folder, queries[first : first + BLOCK], first)]
+def _generate_blocks(folder: Path, job: GenerationJob, processes: Processes) -> None:
+    """Generate this process's blocks that are not there.
+
+    With many slots several blocks are worked on together, always the same ones: what is computed together decides the
+    last digits.
+    """
+    queries = job.queries
+    size = BLOCK * max(job.slots // BLOCK, 1)
+    together = [range(first, min(first + size, len(queries)), BLOCK) for first in range(0, len(queries), size)]
+    own = together[processes.rank :: processes.world_size]
+    missing = [firsts for firsts in own if not all(_is_done(folder, queries[i : i + BLOCK], i) for i in firsts)]
     if not missing:
         return
-    generator = make_generator()
-    number = sum(len(queries[first : first + BLOCK]) for first in own)
-    done = number - sum(len(queries[first : first + BLOCK]) for first in missing)
-    if done:
-        logger.info(f"{folder}: {done} of {number} queries are done; the others follow")
+    generator = job.make_generator()
+    number, left = (sum(len(queries[i : i + BLOCK]) for firsts in some for i in firsts) for some in (own, missing))
+    if left < number:
+        logger.info(f"{folder}: {number - left} of {number} queries are done; the others follow")
     ended = reached = 0
     with progress(None, "generating", number, "queries") as bar:
-        bar.update(done)
-        for first in missing:
-            block = queries[first : first + BLOCK]
-            found: dict[int, list[TripRow]] = {}
-            for place, trips in generator.trips(block):
+        bar.update(number - left)
+        for firsts in missing:
+            blocks = {first: queries[first : first + BLOCK] for first in firsts}
+            found: dict[int, dict[int, list[TripRow]]] = {first: {} for first in blocks}
+            for first, place, trips in _trips_of(blocks, generator):
                 take_signals()
-                found[place] = [TripRow.from_trip(block[place], rank + 1, trip) for rank, trip in enumerate(trips)]
+                query, rows = blocks[first][place], found[first]
+                rows[place] = [TripRow.from_trip(query, rank + 1, trip) for rank, trip in enumerate(trips)]
+                if len(rows) == len(blocks[first]):
+                    write_rows(_part(folder, first), itertools.chain.from_iterable(rows[i] for i in sorted(rows)))
+                    del found[first]
                 reached += trips[0].status == "reached"
                 ended += 1
                 bar.update()
                 bar.set_postfix_str(f"{reached / ended:.1%} reached", refresh=False)
-            write_rows(_part(folder, first), (row for place in sorted(found) for row in found[place]))
+
+
+def _trips_of(blocks: dict[int, Sequence[Query]], generator: TripGenerator) -> Iterator[tuple[int, int, list[Trip]]]:
+    """Trips of several blocks, worked on together: block, place in it, and trips of each query, as they are found."""
+    places = [(first, place) for first, block in blocks.items() for place in range(len(block))]
+    for i, trips in generator.trips([blocks[first][place] for first, place in places]):
+        yield *places[i], trips
 
 
 def _part(folder: Path, first: int) -> Path:

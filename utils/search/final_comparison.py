@@ -91,7 +91,7 @@ def _query_metrics(checkpoint: Path, config: Config, city: City, judge: Judge, d
     job = GenerationJob(checkpoint, config, city, queries_of(judge.real), GenerationOptions(), device)
     identity = job.identity()
     folder = choose_folder(checkpoint.parent / "generated", identity)
-    generate(folder, job.queries, job.make_generator, identity, ALONE, job.only_reached, lambda *_: None)
+    generate(folder, job, identity, ALONE, lambda *_: None)
     metrics = judge.query_metrics(read_generated(folder, city.network))
     assert metrics is not None  # each query is that of a real trip
     return metrics
