@@ -1,9 +1,9 @@
 """Attention over the edges of a graph, a block of edges at a time, with the gradients written out.
 
 A vector for each edge is tens of megabytes, and step by step all of it goes through the memory a dozen times. On a CPU
-a block of edges that is processed from start to end before the next one stays in the cache; on a GPU all edges are one
-block. Nothing of a block is kept for the backward pass, which computes it again. (Autograd over all edges at once, with
-`F.embedding_bag` for the sum, makes a training step on 43,800 roads 1.4 times as long on a CPU.)
+a block of edges that is processed from start to end before the next one stays in the cache; on a GPU nearly always all
+edges are one block. Nothing of a block is kept for the backward pass, which computes it again. (Autograd over all edges
+at once, with `F.embedding_bag` for the sum, makes a training step on 43,800 roads 1.4 times as long on a CPU.)
 
 To change the formula, change the forward pass of `EdgeAttention`, and its backward pass by the chain rule from d_score
 (how the loss changes with an edge's score) to what the score is computed from. The tests compare values and gradients
@@ -38,7 +38,7 @@ def edge_attention(l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: Mes
         graph: the edges.
 
     Returns:
-        [n_out, h], float32: sums over many edges are kept in it, whatever the precision of the products before.
+        [n_out, h], float32: sums over many edges are kept in it, whatever the precision of l and r.
     """
     with torch.autocast(l.device.type, enabled=False):
         return EdgeAttention.apply(l.float(), r.float(), w_edge, att, graph)

@@ -5,8 +5,9 @@ import bytecode  # noqa: F401 - before all that it is for
 # isort: split
 import os
 
-# Tests run side by side: threads of several processes on few cores wait for each other. Read when torch is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests run side by side: threads of several processes on few cores wait for each other. PyTorch reads it when it is
+# imported, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # isort: split
 import shutil

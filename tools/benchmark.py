@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         nargs="+",
         metavar="N",
-        help="with --generation: for how many queries, by turns (default: 16 150 256 900)",
+        help="with --generation: numbers of queries, measured one after another (default: 16 150 256 900)",
     )
     parser.add_argument(
         "--shared",

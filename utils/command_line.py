@@ -14,7 +14,7 @@ from utils.files.disk_space import FULL, REMEDIES
 from utils.runtime.signals import listen_to_signals, received_signal
 from utils.runtime.terminal import drop_output, log_to_terminal, output_is_closed
 
-NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)  # what a folder does not allow is no mistake in the code
+NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 WORDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
@@ -28,8 +28,9 @@ class Kept:
 def run_command_line(main: Callable[[], None], kept: str | Kept = "files already written are complete") -> None:
     """Run `main` as a program: a `UserError` becomes one line on stderr and exit code 1.
 
-    SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143. Any other
-    error keeps its traceback: it may be a mistake in the code.
+    SIGINT and SIGTERM end the program with one line that says what is `kept`, and exit code 130 or 143; so do a full
+    disk and a file that may not be read or written, with exit code 1. Any other error keeps its traceback: it may be a
+    mistake in the code.
     """
     kept = Kept(kept) if isinstance(kept, str) else kept
     listen_to_signals()
@@ -53,8 +54,9 @@ def run_command_line(main: Callable[[], None], kept: str | Kept = "files already
             sys.exit(1)
         if isinstance(error, OSError):
             drop_output()
-            if error.errno in (*FULL, *NOT_ALLOWED):
-                where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+            of_a_file = isinstance(error.filename, str)
+            if error.errno in (*FULL, errno.EROFS) or (of_a_file and error.errno in NOT_ALLOWED):
+                where = f"{error.filename}: " if of_a_file else ""
                 advice = f"{REMEDIES}; " if error.errno in FULL else ""
                 logger.error(f"error: {where}[Errno {error.errno}] {error.strerror}; {advice}{kept.text}")
                 sys.exit(1)

@@ -174,9 +174,10 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert last_words(error, capsys) == line
 
 
-def test_a_folder_that_may_not_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    error = OSError(errno.EROFS, "Read-only file system", "log/Mini/seed1/2026.log")
-    line = "error: log/Mini/seed1/2026.log: [Errno 30] Read-only file system; what is there stays\n"
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_file_that_may_not_be_written_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    error = OSError(number, "no", "log/Mini/seed1/2026.log")
+    line = f"error: log/Mini/seed1/2026.log: [Errno {number}] no; what is there stays\n"
     assert last_words(error, capsys) == line
 
 
@@ -186,6 +187,7 @@ def test_a_folder_that_may_not_be_written_is_one_line(capsys: pytest.CaptureFixt
         RuntimeError("a mistake"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "my_features.npy"),
         OSError(errno.EIO, "Input/output error", "/a/b"),
+        PermissionError(errno.EPERM, "Operation not permitted"),  # of a process or a socket
         ConnectionError("my service"),
         torch.AcceleratorError("CUDA error: device-side assert triggered"),
         MemoryError("Unable to allocate 7 TiB"),

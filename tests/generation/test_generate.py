@@ -151,20 +151,21 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(trained: Path) -> None:
     assert not parts.exists()
 
 
-def test_blocks_that_are_worked_on_together_are_resumed_to_the_same_bytes(trained: Path) -> None:
-    command = generate("--queries", "train-od", "--number", "900", "--max_expansions", "100", "--slots", "600")
+def test_an_unfinished_group_of_blocks_is_generated_again_to_the_same_bytes(trained: Path) -> None:
+    command = generate("--queries", "train-od", "--number", "1100", "--max_expansions", "100", "--slots", "600")
     done = run([*command, "--out", "whole"], trained)
     assert done.returncode == 0, done.stderr
+    parts = trained / "killed" / ".parts"
     with Script([*command, "--out", "killed"], trained) as script:
-        script.wait_until(lambda: any((trained / "killed" / ".parts").glob("[0-9]*.csv")))
+        script.wait_until(lambda: len(list(parts.glob("[0-9]*.csv"))) >= 2)
         script.kill()
-    done = run([*command, "--out", "killed"], trained)
-    assert done.returncode == 0, done.stderr
+    (parts / "000000256.csv").unlink()  # as if it had been killed between the two blocks of the first group
+    resumed = run([*command, "--out", "killed"], trained)
+    assert resumed.returncode == 0, resumed.stderr
     few = run([*command[:-1], "50", "--out", "few"], trained)
     assert few.returncode == 0, few.stderr
-    whole, killed = (
-        [(trained / out / name).read_bytes() for name in ("trips.csv", "short.csv")] for out in ("whole", "killed")
-    )
+    names = ("trips.csv", "short.csv")
+    whole, killed = ([(trained / out / name).read_bytes() for name in names] for out in ("whole", "killed"))
     assert killed == whole
     roads = [[row["rid_list"] for row in rows(trained / out / "trips.csv")] for out in ("whole", "few")]
     assert roads[0] == roads[1]

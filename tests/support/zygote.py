@@ -6,6 +6,7 @@ names. The children are ordinary processes: they can be signalled and killed.
 """
 
 import gc
+import importlib
 import json
 import os
 import pkgutil
@@ -48,7 +49,7 @@ def import_the_project() -> None:
 
 
 def forget_the_project() -> None:
-    """Let its modules be imported again, after a fault has been put into what they import."""
+    """Let the next import run its modules' code again: that of a copy, or with a fault in what they import."""
     for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
         del sys.modules[name]
 
@@ -57,7 +58,11 @@ def serve(address: str, folder: str) -> None:
     """Answer requests as long as `folder` is there."""
     for library in LIBRARIES:
         __import__(library)
-    import_the_project()
+    try:
+        import_the_project()
+    except Exception:  # each script shows its own error
+        traceback.print_exc()
+        forget_the_project()
     gc.freeze()  # no child looks through the objects of the libraries, which would copy their memory
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
@@ -106,6 +111,8 @@ def _become(request: dict, files: list[int]) -> None:
     script, *arguments = request["arguments"]
     if PROJECT not in Path(script).parents:  # a copy of the project
         forget_the_project()
+    if (client := sys.modules.get("utils.tracking.wandb_client")) is not None:
+        importlib.reload(client)  # which sets variables of the environment
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).parent)
     code = 0

@@ -39,7 +39,7 @@ def measure_generation(
     timed = _Timed(paths._model)
     paths._model = timed
     rows = []
-    for number in progress(numbers, "generating", len(numbers), "runs"):
+    for number in progress(sorted(numbers), "generating", len(numbers), "runs"):
         queries = sample_queries(train, city.network.num_roads, number, seed=0)
         generator = TripGenerator(
             paths, city.network, GenerationOptions(), max_len, slots=min(max(number, SLOTS), MOST_SLOTS)

@@ -108,7 +108,7 @@ def train_and_generate(path: Path, config: Config) -> dict[str, float]:
     paths = PathModel(model, network, loaders["train"].statistics)
     options = GenerationOptions(max_expansions=MAX_EXPANSIONS)
     generator = TripGenerator(paths, network, options, config.trajectory_encoder_config.max_len)
-    queries = sample_queries(train, network.num_roads, min(QUERIES, len(train)), seed=0)
+    queries = sample_queries(train, network.num_roads, QUERIES, seed=0)
     expansions = sum(trip.expansions for _, [trip] in generator.trips(queries))
     times.append(time.perf_counter())
 

@@ -153,7 +153,7 @@ class BatchLoader:
     def _batches(self, order: np.ndarray) -> Iterator[Batch]:
         starts = range(0, len(order), self.batch_size)
         batches = (self.batch(*self._own_part(order[start : start + self.batch_size])) for start in starts)
-        # A GPU is told what to do, operation by operation; a thread may do that while backward passes do it too.
+        # Handing operations to a GPU takes time of the processor: a thread prepares the next batch meanwhile.
         return one_ahead(batches) if self.device.type == "cuda" else batches
 
     def _own_part(self, trip_index: np.ndarray) -> tuple[np.ndarray, float]:
@@ -250,7 +250,7 @@ def _padded(values: Tensor, slot: Tensor, num_trips: int, max_len: int) -> Tenso
 
 def _chords_m(center_m: Tensor) -> Tensor:
     """Distances between road centres [G, T, 3], [G, T, T]."""
-    if center_m.is_cuda:  # whose cdist has many threads at work on three coordinates
+    if center_m.is_cuda:  # cdist is slow there with three coordinates
         return (center_m.unsqueeze(2) - center_m.unsqueeze(1)).square_().sum(-1).sqrt_()
     return torch.cdist(center_m, center_m, compute_mode="donot_use_mm_for_euclid_dist")
 

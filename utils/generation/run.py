@@ -188,11 +188,12 @@ def _finish(
 def _generate_blocks(folder: Path, job: GenerationJob, processes: Processes) -> None:
     """Generate this process's blocks that are not there.
 
-    With many slots several blocks are worked on together, always the same ones: what is computed together decides the
-    last digits.
+    With many slots several blocks are worked on together: what is computed together decides the last digits, so these
+    are the same blocks at each start of the same command, and of an unfinished group all are generated again.
     """
     queries = job.queries
-    size = BLOCK * max(job.slots // BLOCK, 1)
+    share = -(-len(queries) // (BLOCK * processes.world_size))  # blocks of each process
+    size = BLOCK * max(min(job.slots // BLOCK, share), 1)
     together = [range(first, min(first + size, len(queries)), BLOCK) for first in range(0, len(queries), size)]
     own = together[processes.rank :: processes.world_size]
     missing = [firsts for firsts in own if not all(_is_done(folder, queries[i : i + BLOCK], i) for i in firsts)]
