@@ -27,6 +27,7 @@ PROMISED = (
 )
 
 
+@pytest.mark.slow
 def test_it_prints_a_table_and_writes_figures_and_a_trace_and_leaves_the_data_alone(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +51,7 @@ def test_it_prints_a_table_and_writes_figures_and_a_trace_and_leaves_the_data_al
     assert any("addmm" in event.get("name", "") for event in trace["traceEvents"])
 
 
+@pytest.mark.slow
 def test_a_shared_machine_is_measured_with_real_processes(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +84,7 @@ def test_generation_is_measured_for_several_numbers_of_queries(
     assert "expansions/s" in printed and "paths/s on a city of 679 roads" in printed
 
 
+@pytest.mark.slow
 def test_growth_is_measured_over_cities_each_twice_the_one_before(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,7 @@ BAD_ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 7_000])
 def test_skipping_leaves_exactly_the_good_trips(copies: int, network: RoadNetwork, workplace: Path) -> None:
     """Also in a file of several chunks, where a chunk may be all good, mixed, or end in a bad trip."""

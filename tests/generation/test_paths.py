@@ -72,6 +72,7 @@ def grown(paths: PathModel, roads: list[list[int]], times: list[list[int]]) -> d
     return nodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_path_that_grows_gives_what_the_whole_path_gives(seed: int, city: City, model: HOSER) -> None:
     rng = np.random.default_rng(seed)

@@ -49,6 +49,7 @@ def probabilities(small: Small, temperature: float, top_k: int, roads: int = 14)
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (2.0, 0), (0.5, 2)])
 def test_samples_have_the_distribution_of_the_model(small: Small, temperature: float, top_k: int) -> None:
     number = 3000
@@ -64,6 +65,7 @@ def test_samples_have_the_distribution_of_the_model(small: Small, temperature: f
     assert all(trip.status == "reached" for trip in trips)
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_seed_query_and_rank_alone(small: Small) -> None:
     queries = [Query(0, 6, START_S + i, i) for i in range(12)]
     options = {"method": "sample", "temperature": 3.0, "seed": 5}
