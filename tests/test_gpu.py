@@ -4,10 +4,8 @@ Without a GPU these are skipped: `uv run pytest -m gpu` is the command for a mac
 """
 
 import copy
-import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,8 @@ from scripts import MINI_CITY, Script, make_mini_project, make_mini_teacher, min
 from torch import Tensor
 
 import models.hoser
-from models.batch import Batch
 from models.hoser import HOSER
-from utils.benchmark.gpu import MEANINGS, measure_gpu
+from utils.benchmark.gpu import MEANINGS, FirstBatches, measure_gpu
 from utils.config import Config, load_config
 from utils.data import loader
 from utils.data.dataset import City, load_city
@@ -127,7 +124,7 @@ def test_no_step_waits_for_the_gpu(teacher: bool, precision: str, tmp_path: Path
     try:
         with pytest.raises(RuntimeError, match="synchroniz"):
             torch.ones(1, device=GPU).item()
-        epoch = train_epoch(learner, _Few(loaders["train"]), loss_function, 0, 1, 0)
+        epoch = train_epoch(learner, FirstBatches(loaders["train"], 10), loss_function, 0, 1, 0)
         with pytest.raises(StopIteration):
             next(epoch)
     finally:
@@ -141,19 +138,6 @@ def test_the_benchmark_says_how_busy_the_gpu_is(model: HOSER, city: City, config
     assert 0 < figures["gpu_busy_share"] <= 1
     assert 0 < figures["gpu_computes_ms"] <= figures["gpu_step_ms"]
     assert figures["gpu_waits_per_step"] == 0
-
-
-class _Few:
-    """A loader whose epoch ends before losses are read back."""
-
-    def __init__(self, whole: BatchLoader):
-        self._whole = whole
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._whole, name)
-
-    def shuffled(self, seed: int, epoch: int) -> Iterator[Batch]:
-        return itertools.islice(self._whole.shuffled(seed, epoch), 10)
 
 
 def test_an_evaluation_is_that_of_the_cpu(model: HOSER, city: City, config: Config) -> None:

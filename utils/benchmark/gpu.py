@@ -17,7 +17,7 @@ from utils.training.losses import HOSERLoss
 
 WARM_UP_STEPS = 20
 PROFILED_STEPS = 6
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")  # (the profiler synchronises the device)
 
 MEANINGS = {
     "gpu_epoch_s": "training steps of an epoch, as train.py runs them",
@@ -34,7 +34,7 @@ def measure_gpu(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, con
     """Figures by name, see `MEANINGS`: an epoch as `train.py` runs it, after some steps to warm up."""
     device = loader.device
     learner = Learner.from_config(model, config, loader)
-    _run(learner, _Part(loader, WARM_UP_STEPS), loss_function)
+    _run(learner, FirstBatches(loader, WARM_UP_STEPS), loss_function)
     torch.cuda.reset_peak_memory_stats(device)
     torch.cuda.synchronize(device)
     began = time.perf_counter()
@@ -44,33 +44,32 @@ def measure_gpu(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, con
     figures = {"gpu_epoch_s": taken_s, "gpu_step_ms": 1e3 * taken_s / loader.num_batches}
     figures["gpu_peak_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
 
-    steps = min(PROFILED_STEPS, loader.num_batches)
+    steps = max(min(PROFILED_STEPS, loader.num_batches - 1), 1)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        _run(learner, _Part(loader, steps), loss_function)
+        _run(learner, FirstBatches(loader, steps), loss_function)
     events = profiler.events()
     kernels = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
     waits = sum(event.name in WAITS for event in events)
     figures["gpu_computes_ms"] = sum(event.device_time_total for event in kernels) / 1e3 / steps
     figures["gpu_busy_share"] = figures["gpu_computes_ms"] / figures["gpu_step_ms"]
     figures["gpu_kernels_per_step"] = len(kernels) / steps
-    # The profiler itself waits once at its end, and so does the loop, which reads losses back.
-    figures["gpu_waits_per_step"] = max(waits - 2, 0) / steps
+    figures["gpu_waits_per_step"] = waits / steps
     return figures
 
 
-def _run(learner: Learner, loader: "BatchLoader | _Part", loss_function: HOSERLoss) -> None:
+def _run(learner: Learner, loader: "BatchLoader | FirstBatches", loss_function: HOSERLoss) -> None:
     for _ in train_epoch(learner, loader, loss_function, 0, 0, 0):
         pass
 
 
-class _Part:
-    """A loader whose epoch ends after some batches."""
+class FirstBatches:
+    """A loader whose epoch breaks off after some batches, so that at its end no losses are read back."""
 
-    def __init__(self, loader: BatchLoader, num_batches: int):
-        self._loader, self.num_batches = loader, num_batches
+    def __init__(self, loader: BatchLoader, number: int):
+        self._loader, self._number = loader, number
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)
 
     def shuffled(self, seed: int, epoch: int) -> Iterator[Batch]:
-        return itertools.islice(self._loader.shuffled(seed, epoch), self.num_batches)
+        return itertools.islice(self._loader.shuffled(seed, epoch), self._number)

@@ -191,29 +191,28 @@ def _generate_blocks(folder: Path, job: GenerationJob, processes: Processes) -> 
     With many slots several blocks are worked on together: what is computed together decides the last digits, so these
     are the same blocks at each start of the same command, and of an unfinished group all are generated again.
     """
-    queries = job.queries
-    share = -(-len(queries) // (BLOCK * processes.world_size))  # blocks of each process
-    size = BLOCK * max(min(job.slots // BLOCK, share), 1)
-    together = [range(first, min(first + size, len(queries)), BLOCK) for first in range(0, len(queries), size)]
-    own = together[processes.rank :: processes.world_size]
-    missing = [firsts for firsts in own if not all(_is_done(folder, queries[i : i + BLOCK], i) for i in firsts)]
+    blocks = [(first, job.queries[first : first + BLOCK]) for first in range(0, len(job.queries), BLOCK)]
+    share = -(-len(blocks) // processes.world_size)  # of each process
+    size = max(min(job.slots // BLOCK, share), 1)
+    groups = [dict(blocks[i : i + size]) for i in range(0, len(blocks), size)]
+    own = groups[processes.rank :: processes.world_size]
+    missing = [group for group in own if not all(_is_done(folder, block, first) for first, block in group.items())]
     if not missing:
         return
     generator = job.make_generator()
-    number, left = (sum(len(queries[i : i + BLOCK]) for firsts in some for i in firsts) for some in (own, missing))
+    number, left = (sum(len(block) for group in some for block in group.values()) for some in (own, missing))
     if left < number:
         logger.info(f"{folder}: {number - left} of {number} queries are done; the others follow")
     ended = reached = 0
     with progress(None, "generating", number, "queries") as bar:
         bar.update(number - left)
-        for firsts in missing:
-            blocks = {first: queries[first : first + BLOCK] for first in firsts}
-            found: dict[int, dict[int, list[TripRow]]] = {first: {} for first in blocks}
-            for first, place, trips in _trips_of(blocks, generator):
+        for group in missing:
+            found: dict[int, dict[int, list[TripRow]]] = {first: {} for first in group}
+            for first, place, trips in _trips_of(group, generator):
                 take_signals()
-                query, rows = blocks[first][place], found[first]
+                query, rows = group[first][place], found[first]
                 rows[place] = [TripRow.from_trip(query, rank + 1, trip) for rank, trip in enumerate(trips)]
-                if len(rows) == len(blocks[first]):
+                if len(rows) == len(group[first]):
                     write_rows(_part(folder, first), itertools.chain.from_iterable(rows[i] for i in sorted(rows)))
                     del found[first]
                 reached += trips[0].status == "reached"
