@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from models.batch import MessageGraph
 from models.ragged import segment_softmax
+from models.thread_count import threads_for
 
 NEGATIVE_SLOPE = 0.2
 # A CPU's block is, with the width of 128, 2 MB, which two cores share; a GPU's bounds its memory.
@@ -53,7 +54,7 @@ class EdgeAttention(Function):
         score = l.new_empty(len(graph.source))
         for edges in _blocks(graph):
             source, target, attr = graph.source[edges], graph.target[edges], graph.edge_attr[edges]
-            hidden = l.index_select(0, source).add_(r.index_select(0, target)).addmm_(attr, w_edge.T)
+            hidden = _hidden(l.index_select(0, source), r.index_select(0, target), attr, w_edge)
             torch.mv(F.leaky_relu_(hidden, NEGATIVE_SLOPE), att, out=score[edges])
         alpha = segment_softmax(score, graph.target, len(r))
         out = F.embedding_bag(
@@ -78,8 +79,7 @@ class EdgeAttention(Function):
             source, target, attr = graph.source[edges], graph.target[edges], graph.edge_attr[edges]
             l_j, d_out_i, a = l.index_select(0, source), d_out.index_select(0, target), alpha[edges]
             d_score = (l_j * d_out_i).sum(1).sub_(mean_d_alpha.index_select(0, target)).mul_(a)
-            hidden = l_j.add_(r.index_select(0, target)).addmm_(attr, w_edge.T)
-            F.leaky_relu_(hidden, NEGATIVE_SLOPE)
+            hidden = F.leaky_relu_(_hidden(l_j, r.index_select(0, target), attr, w_edge), NEGATIVE_SLOPE)
             d_att.addmv_(hidden.T, d_score)
             # Of the result of leaky_relu the sign tells as much as of its argument.
             d_hidden = torch.ops.aten.leaky_relu_backward(torch.outer(d_score, att), hidden, NEGATIVE_SLOPE, True)
@@ -88,6 +88,12 @@ class EdgeAttention(Function):
             d_r.index_add_(0, target, d_hidden)
             d_l.index_add_(0, source, d_hidden.add_(d_out_i.mul_(a.unsqueeze(1))))
         return d_l, d_r, d_w.T, d_att, None
+
+
+def _hidden(l_j: Tensor, r_i: Tensor, attr: Tensor, w_edge: Tensor) -> Tensor:
+    """l_j + r_i + W e_ij of the edges of a block, in place of l_j."""
+    with threads_for(len(attr)):  # the last block may be short
+        return l_j.add_(r_i).addmm_(attr, w_edge.T)
 
 
 def _blocks(graph: MessageGraph) -> Iterator[slice]:

@@ -11,6 +11,7 @@ from models.config import ModelConfig
 from models.navigator import Navigator
 from models.ragged import distinct
 from models.road_network_encoder import RoadNetworkEncoder
+from models.thread_count import threads_for
 from models.trajectory_encoder import TrajectoryEncoder
 
 # Dead weight of checkpoints made by the published code: an unused head, and the causal masks.
@@ -54,7 +55,8 @@ class HOSER(nn.Module):
     def embed_network(self) -> tuple[Tensor, Tensor]:
         """Embeddings of all roads [N, h] and all zones [Z, h]; made once before an evaluation."""
         encoder = self.road_network_encoder
-        return encoder.embed_all_roads(), encoder.embed_zones()
+        with threads_for(len(self.road2zone)):
+            return encoder.embed_all_roads(), encoder.embed_zones()
 
     def forward(self, batch: Batch, network: tuple[Tensor, Tensor] | None = None) -> Prediction:
         """Scores and standardised log times of all candidates of all steps, [K] each.
@@ -64,12 +66,17 @@ class HOSER(nn.Module):
             network: what `embed_network` returned; by default the embeddings are computed here, with
                 gradients, as training needs them (of the roads that the batch touches).
         """
-        road, road_row, candidate_row = self._roads_of(batch, None if network is None else network[0])
-        zone = self.road_network_encoder.embed_zones() if network is None else network[1]
-        of_steps = road.index_select(0, road_row), zone.index_select(0, self.road2zone[batch.road_id])
-        destination = zone.index_select(0, self.road2zone[batch.destination_road_id])
-        trajectory = self.trajectory_encoder(*of_steps, batch)
-        return self.navigator(trajectory, destination, road, candidate_row, batch)
+        with threads_for(self.fewest_rows(batch)):
+            road, road_row, candidate_row = self._roads_of(batch, None if network is None else network[0])
+            zone = self.road_network_encoder.embed_zones() if network is None else network[1]
+            of_steps = road.index_select(0, road_row), zone.index_select(0, self.road2zone[batch.road_id])
+            destination = zone.index_select(0, self.road2zone[batch.destination_road_id])
+            trajectory = self.trajectory_encoder(*of_steps, batch)
+            return self.navigator(trajectory, destination, road, candidate_row, batch)
+
+    def fewest_rows(self, batch: Batch) -> int:
+        """About how many rows the smallest of a batch's products has: steps, or the roads that they are on."""
+        return min(len(batch.road_id) // 4, len(self.road2zone))
 
     def _roads_of(self, batch: Batch, network: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Road embeddings [n, h], and the rows in it of the steps' roads [S] and of the candidates [K].

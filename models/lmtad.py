@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.thread_count import LayerNorm, threads_for
+
 # Far beyond any real model; keeps nonsense in a file from overflowing the sizes of tensors.
 LARGEST_SIZE = 2**24
 
@@ -100,9 +102,9 @@ class Block(nn.Module):
 
     def __init__(self, config: LMTADConfig):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = LayerNorm(config.n_embd, bias=config.bias)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class LMTAD(nn.Module):
                 "wpe": nn.Embedding(config.block_size, config.n_embd),
                 "drop": nn.Dropout(config.dropout),
                 "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": nn.LayerNorm(config.n_embd, bias=config.bias),
+                "ln_f": LayerNorm(config.n_embd, bias=config.bias),
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -153,10 +155,11 @@ class LMTAD(nn.Module):
         if length > longest:
             raise ValueError(f"found a sequence of {length} tokens, expected at most block_size = {longest}")
         position = torch.arange(length, device=tokens.device)
-        x = self.transformer["drop"](self.transformer["wte"](tokens) + self.transformer["wpe"](position))
-        for block in self.transformer["h"]:
-            x = block(x)
-        return self.transformer["ln_f"](x)
+        with threads_for(tokens.numel()):
+            x = self.transformer["drop"](self.transformer["wte"](tokens) + self.transformer["wpe"](position))
+            for block in self.transformer["h"]:
+                x = block(x)
+            return self.transformer["ln_f"](x)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: [B, T] int64 -> logits of the token after each, [B, T, vocab_size]."""

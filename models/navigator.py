@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, NextSteps, Prediction
 from models.config import NavigatorConfig
+from models.thread_count import enough_rows
 
 TIME_WIDTH = 64
 
@@ -50,7 +51,8 @@ class Navigator(nn.Module):
                 destination and the angle to its direction.
         """
         q = self.query(trajectory_embedding)
-        q = q + self.destination_query(destination_zone_embedding).index_select(0, batch.trip_of_step)
+        destination_query = self.destination_query(enough_rows(destination_zone_embedding))
+        q = q + destination_query.index_select(0, batch.trip_of_step)
         logits = self.scores(q, self.road_key(road_embedding), candidate_row, batch)
         of_step, of_road = self.step_time(trajectory_embedding), self.road_time(road_embedding)
         time_pred = of_step.index_select(0, batch.step_of_candidate) + of_road.index_select(0, candidate_row)

@@ -10,6 +10,7 @@ from models.batch import MessageGraph, NetworkFeatures
 from models.config import RoadNetworkEncoderConfig
 from models.graph_layers import GATv2Conv, GCNConv, gcn_adjacency, with_self_loops
 from models.ragged import distinct, ragged_arange
+from models.thread_count import enough_rows
 
 # Targets embedded at a time when no gradients are kept: bounds memory on networks of a million roads.
 CHUNK = 65_536
@@ -55,7 +56,8 @@ class RoadNetworkEncoder(nn.Module):
         degree = torch.bincount(self._target, minlength=num_roads)
         self._in_ptr = F.pad(degree.cumsum(0), (1, 0))
         num_zones = self.zone_id_emb.num_embeddings
-        self._zone_adjacency = gcn_adjacency(self.zone_edge_index, self.zone_edge_weight, num_zones)
+        adjacency = gcn_adjacency(self.zone_edge_index, self.zone_edge_weight, num_zones)
+        self._zone_adjacency = enough_rows(enough_rows(adjacency).T).T.contiguous()
 
     def road_input(self, road: Tensor | None = None) -> Tensor:
         """Attributes of roads [n], by default of all -> what the first layer reads, [n, width]."""
@@ -77,8 +79,9 @@ class RoadNetworkEncoder(nn.Module):
     def embed_zones(self) -> Tensor:
         """Embeddings of all zones, [Z, width]."""
         first, second = self.zone_gcn.convs
-        x = F.relu(first(self.zone_id_emb.weight, self._zone_adjacency))
-        return second(x, self._zone_adjacency)
+        num_zones = self.zone_id_emb.num_embeddings
+        x = F.relu(first(enough_rows(self.zone_id_emb.weight), self._zone_adjacency))
+        return second(x, self._zone_adjacency)[:num_zones]
 
     def embed_all_roads(self) -> Tensor:
         """Embeddings of all roads, [N, width]; in chunks of targets where no gradients are kept."""

@@ -7,11 +7,11 @@ trips of similar length.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batch import AttentionGroup, Batch
 from models.config import TrajectoryEncoderConfig
+from models.thread_count import LayerNorm, product, softmax
 
 
 class CausalSelfAttention(nn.Module):
@@ -51,18 +51,18 @@ class CausalSelfAttention(nn.Module):
 
         to_key, to_value = self.relative_position_emb_k, self.relative_position_emb_v
         q = q * (1.0 / math.sqrt(q.shape[-1]))
-        q_relative = q @ to_key.weight.to(q.dtype)  # [G, H, T, 2]
+        q_relative = product(q, to_key.weight.to(q.dtype))  # [G, H, T, 2]
         score = q @ (k + to_key.bias.to(q.dtype)).transpose(-2, -1)
         score = torch.addcmul(score, q_relative[..., :1], distance)
         score = torch.addcmul(score, q_relative[..., 1:], interval)
         future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
         # Steps past a trip's end stand behind its real steps, so the causal mask keeps them out too.
-        weight = F.softmax(score.masked_fill(future, float("-inf")), dim=-1)
+        weight = softmax(score.masked_fill(future, float("-inf")))
 
         relative = torch.stack([(weight * distance).sum(-1), (weight * interval).sum(-1)], dim=-1)
         weight = weight.to(v.dtype)
         out = weight @ (v + to_value.bias.to(v.dtype))
-        out = out + relative.to(v.dtype) @ to_value.weight.to(v.dtype).T  # [G, H, T, C]
+        out = out + product(relative.to(v.dtype), to_value.weight.to(v.dtype).T)  # [G, H, T, C]
         return out.transpose(1, 2).reshape(G * T, -1).index_select(0, group.slot)
 
 
@@ -71,9 +71,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, num_heads: int, dropout: float):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = LayerNorm(width)
         self.attn = CausalSelfAttention(width, num_heads, dropout)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width),
             nn.GELU(),

@@ -10,12 +10,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-import torch
 
 from utils.runtime import turns
-from utils.runtime.turns import in_turns
-
-CPU = torch.device("cpu")
+from utils.runtime.turns import Turns
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +20,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No turns with other programs of this machine, and short ones."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(turns, "TURN_S", 0.1)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
 def compute(items: int, threads: int, patience_s: float, pipe: Connection) -> None:
     """Send when each item began and ended."""
     turns.PATIENCE_S = patience_s
-    turns._cores = lambda: {0, 1}
-    torch.set_num_threads(threads)
-    for _ in in_turns(range(items), CPU):
+    turns.own_cores = lambda: {0, 1}
+    own = Turns.open(threads)
+    for _ in range(items):
+        if own is not None:
+            own.take()
         began = time.monotonic()
         time.sleep(0.02)
         pipe.send((began, time.monotonic()))
@@ -92,20 +90,9 @@ def test_a_program_that_is_killed_gives_its_turn_back_and_one_that_is_stopped_is
     os.kill(stopped.process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("reason", ["a gpu", "several processes", "no folder"])
-def test_there_are_no_turns_on_a_gpu_in_a_group_of_processes_or_without_a_folder(
-    reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(turns, "_cores", lambda: {0})
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    held = in_turns(range(3), CPU)
-    assert next(held) == 0
+def test_there_are_no_turns_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(turns, "own_cores", lambda: {0})
+    assert Turns.open(2) is not None
     assert any(tmp_path.rglob("*.turn"))
-    if reason == "several processes":
-        monkeypatch.setenv("WORLD_SIZE", "2")
-    if reason == "no folder":
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
-    device = torch.device("cuda" if reason == "a gpu" else "cpu")
-    began = time.monotonic()
-    assert list(in_turns(range(3), device)) == [0, 1, 2]
-    assert time.monotonic() - began < turns.PATIENCE_S
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    assert Turns.open(2) is None

@@ -14,9 +14,9 @@ from models.hoser import HOSER
 from utils.config import Config
 from utils.data.dataset import load_city
 from utils.data.loader import make_loaders
+from utils.runtime.cores import on_free_cores
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
-from utils.runtime.turns import in_turns
 from utils.training.engine import make_optimizer, optimizer_step
 from utils.training.losses import HOSERLoss
 
@@ -86,7 +86,7 @@ def _train(dataset: str, config: Config, data_dir: str | None, pipe: Connection)
 
     def train(steps: int) -> float:
         began = time.perf_counter()
-        for batch in in_turns(itertools.islice(epochs, steps), device):
+        for batch in on_free_cores(itertools.islice(epochs, steps), device):
             loss_function(model(batch), batch)["loss"].backward()
             optimizer_step(model, optimizer, precision, 1e-4, config.optimizer_config.max_norm)
         return time.perf_counter() - began

@@ -20,10 +20,10 @@ from utils.distillation.teacher_file import load_teacher
 from utils.distillation.teacher_scores import TeacherReader, tokens_of_roads
 from utils.distillation.tokens import make_tokens
 from utils.errors import UserError
+from utils.runtime.cores import on_free_cores
 from utils.runtime.distributed import ALONE, Processes
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
-from utils.runtime.turns import in_turns
 from utils.training.metrics import pad_candidates, rank_of_label
 
 MAX_PERPLEXITY = 1e300
@@ -135,7 +135,7 @@ def measure_teacher(
     """
     totals = torch.zeros(7, dtype=torch.float64, device=loader.device)
     for batch in progress(
-        in_turns(loader.in_order(), loader.device), "scoring val with the teacher", loader.num_batches, "batches"
+        on_free_cores(loader.in_order(), loader.device), "scoring val with the teacher", loader.num_batches, "batches"
     ):
         take_signals()
         if not batch.share:

@@ -24,9 +24,9 @@ from utils.files.atomic import remove, remove_temporary_files
 from utils.files.disk_space import warn_if_short
 from utils.files.locks import folder_lock
 from utils.files.tensor_files import load_tensors, save_tensors
+from utils.runtime.cores import on_free_cores
 from utils.runtime.progress import ProgressReport, progress
 from utils.runtime.signals import take_signals
-from utils.runtime.turns import in_turns
 
 VERSION = 1  # raise it when the content of the cache changes
 BYTES = 2  # of a candidate
@@ -151,7 +151,7 @@ def _score_part(
 ) -> Tensor:
     """The log-probabilities that answer the questions about some windows, [K] float16."""
     answers = []
-    for first, last in in_turns(windows.blocks(*part, reader.tokens_at_once), loader.device):
+    for first, last in on_free_cores(windows.blocks(*part, reader.tokens_at_once), loader.device):
         take_signals()
         answers.append(score_windows(reader, loader, windows, first, last).cpu().half())
         bar.update(int(windows.num_tokens[first:last].sum()))

@@ -15,17 +15,18 @@ from torch import Tensor
 
 from models.lmtad import LMTAD, LMTADConfig
 from models.ragged import ragged_arange
+from models.thread_count import threads_for
 from utils.config_sections import TeacherConfig
 from utils.data.road_network import RoadNetwork
 from utils.data.trips import Trips
 from utils.distillation.tokens import RoadTokens
 from utils.errors import UserError
+from utils.runtime.cores import on_free_cores
 from utils.runtime.device import shapes_only
 from utils.runtime.memory import available_bytes, memory_advice, readable_gb
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
-from utils.runtime.turns import in_turns
 from utils.training.engine import READ_BACK, optimizer_step
 from utils.training.schedule import Schedule
 
@@ -188,12 +189,13 @@ def train_teacher_epoch(
     first_step = epoch * trips.num_batches
     pending: list[Tensor] = []
     title = f"training teacher, epoch {epoch + 1}"
-    bar = progress(in_turns(trips.shuffled(seed, epoch), trips.device), title, trips.num_batches, "batches")
+    bar = progress(on_free_cores(trips.shuffled(seed, epoch), trips.device), title, trips.num_batches, "batches")
     for index, (inputs, targets) in enumerate(bar):
         take_signals()
-        with precision.autocast():
-            loss = _loss(model, inputs, targets, "mean")
-        precision.scaler.scale(loss).backward()
+        with threads_for(inputs.numel()):
+            with precision.autocast():
+                loss = _loss(model, inputs, targets, "mean")
+            precision.scaler.scale(loss).backward()
         optimizer_step(model, optimizer, precision, schedule.lr_at(first_step + index + 1), max_norm)
         pending.append(loss.detach())
         if len(pending) == READ_BACK or index + 1 == trips.num_batches:
@@ -217,7 +219,7 @@ def perplexity(model: LMTAD, trips: TokenTrips, precision: Precision) -> float:
     """
     model.eval()
     total, tokens = torch.zeros((), dtype=torch.float64, device=trips.device), 0
-    for inputs, targets in in_turns(trips.whole(), trips.device):
+    for inputs, targets in on_free_cores(trips.whole(), trips.device):
         take_signals()
         with precision.autocast():
             total += _loss(model, inputs, targets, "sum").double()

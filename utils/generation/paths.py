@@ -1,6 +1,5 @@
 """Paths from an origin towards a destination, and what a trained model says about the road after each."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from models.batch import NextSteps, PathGroup, Prediction
 from models.hoser import HOSER
 from models.incremental import IncrementalHOSER
 from models.ragged import ragged_arange, segment_softmax
+from models.thread_count import threads_for
 from utils.data.features import (
     RoadTables,
     center_distance_m,
@@ -25,7 +25,7 @@ from utils.data.features import (
 )
 from utils.data.road_network import RoadNetwork
 from utils.data.trips import TimeStatistics
-from utils.runtime.turns import in_turns
+from utils.runtime.cores import FreeCores
 from utils.training.engine import check_predictions
 
 FIRST_SLOTS = 4096
@@ -149,7 +149,7 @@ class PathModel:
         self._tables = RoadTables.from_network(network).to(self.device)
         self.statistics = statistics
         self._first = network.reach_ptr.tolist()
-        self._turns = in_turns(itertools.repeat(None), self.device)
+        self._cores = FreeCores(self.device)
         self._free: list[int] = []
         self._ancestors = torch.empty(0, 64, dtype=torch.int32, device=self.device)  # [slots, T], of each slot's path
         self._road = torch.empty(0, dtype=torch.int64, device=self.device)  # [slots]
@@ -186,14 +186,15 @@ class PathModel:
     @torch.no_grad()
     def extend(self, nodes: Sequence[Node], queries: Sequence[Query]) -> None:
         """Set `next` of each node, whose road has candidates and whose `before` has a slot; `queries` are theirs."""
-        next(self._turns)
+        self._cores.use()
         depth = np.array([node.depth for node in nodes])
         order = np.argsort(-depth, kind="stable")
         nodes, queries = [nodes[i] for i in order], [queries[i] for i in order]
         for node, slot in zip(nodes, self._take_slots(len(nodes)), strict=True):
             node.slot = slot
         steps, degree, distance_m = self._steps(nodes, queries, depth[order])
-        prediction = self._model(steps)
+        with threads_for(len(nodes)):
+            prediction = self._model(steps)
         check_predictions(bool(prediction.logits.isfinite().all()), "generating")
         self._store(nodes, degree, prediction, steps, distance_m)
 

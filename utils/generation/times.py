@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from models.hoser import HOSER
 from utils.data.loader import BatchLoader
 from utils.generation.paths import Query, Trip
+from utils.runtime.cores import on_free_cores
 from utils.runtime.progress import progress
-from utils.runtime.turns import in_turns
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def calibrate(model: HOSER, loader: BatchLoader) -> TimeResiduals:
     embeddings = model.embed_network()
     columns = []
     for batch in progress(
-        in_turns(loader.in_order(), loader.device), "calibrating times", loader.num_batches, "batches"
+        on_free_cores(loader.in_order(), loader.device), "calibrating times", loader.num_batches, "batches"
     ):
         predicted = model(batch, embeddings).time_pred.index_select(0, batch.label_candidate)
         residual = (batch.log_time - predicted).double() * loader.statistics.std

@@ -1,12 +1,8 @@
 """Programs that run at the same time on one machine compute in turns.
 
-PyTorch splits each operation among threads, and a thread that is done spins until the others are. Where two programs
-have a thread for each core, their threads keep each other from running, and nearly all the time is spent spinning: on
-two cores, two runs at once took up to thirty times as long as one. So a program that needs more than half of the cores
-computes for half a second at a time, while the others sleep. Results do not depend on it, only when they are there.
-
-Programs whose threads fit beside each other (OMP_NUM_THREADS), that use a GPU, or that are several processes of one run
-do not take turns.
+Where the number of threads cannot follow the load (utils/runtime/cores.py), a program that needs more than half of the
+cores computes for half a second at a time, while the others sleep. Programs whose threads fit beside each other do not
+take turns.
 """
 
 import fcntl
@@ -14,13 +10,8 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO, TypeVar
-
-import torch
-
-Item = TypeVar("Item")
+from typing import TextIO
 
 TURN_S = 0.5
 # How long a turn may take before the others go on without it: a program may be stopped (Ctrl-Z) in the middle of one.
@@ -28,35 +19,12 @@ PATIENCE_S = 20.0
 POLL_S = 0.002
 
 
-def in_turns(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
-    """The same items; between two of them, other programs may have their turn.
-
-    Args:
-        items: what a loop that computes goes through, such as batches.
-        device: where it computes.
-    """
-    if not _needs_turns(device) or (turns := _Turns.open()) is None:
-        yield from items
-        return
-    with turns:
-        for item in items:
-            turns.take()
-            yield item
-
-
-def _needs_turns(device: torch.device) -> bool:
-    if device.type != "cpu" or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return False
-    threads, cores = torch.get_num_threads(), len(_cores())
-    return threads > 1 and 2 * threads > cores
-
-
-def _cores() -> set[int]:
+def own_cores() -> set[int]:
     """The cores that this process may use."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-class _Turns:
+class Turns:
     """Two locks: who holds `turn` computes, who holds `next` has it next."""
 
     def __init__(self, turn: TextIO, queue: TextIO):
@@ -64,20 +32,21 @@ class _Turns:
         self._has_turn, self._began, self._waits = False, 0.0, True
 
     @staticmethod
-    def open() -> "_Turns | None":
-        """Those of this user's programs on the same cores; None where there is no folder for them."""
-        name = hashlib.sha1(repr(sorted(_cores())).encode()).hexdigest()[:8]
+    def open(threads: int) -> "Turns | None":
+        """Those of this user's programs on the same cores; None where threads fit or no folder can be written."""
+        cores = own_cores()
+        if 2 * threads <= len(cores):
+            return None
+        name = hashlib.sha1(repr(sorted(cores)).encode()).hexdigest()[:8]
         folder = Path(tempfile.gettempdir()) / f"hoser-turns-{os.getuid()}"
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            return _Turns((folder / f"{name}.turn").open("a"), (folder / f"{name}.next").open("a"))
+            return Turns((folder / f"{name}.turn").open("a"), (folder / f"{name}.next").open("a"))
         except OSError:
             return None  # without turns everything is slower, and nothing else
 
-    def __enter__(self) -> "_Turns":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End, and leave the turn to others."""
         self._turn.close()  # which frees the locks
         self._next.close()
 

@@ -11,15 +11,16 @@ from loguru import logger
 from torch import Tensor, nn
 
 from models.hoser import HOSER
+from models.thread_count import threads_for
 from utils.config import Config
 from utils.config_sections import OptimizerConfig, TeacherConfig
 from utils.data.loader import BatchLoader
 from utils.errors import UserError
+from utils.runtime.cores import on_free_cores
 from utils.runtime.distributed import Processes
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
-from utils.runtime.turns import in_turns
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import BatchRecord, Metrics, score
 from utils.training.optimizer import AdamW
@@ -90,7 +91,7 @@ def train_epoch(
     torch.manual_seed((seed + 1) * 1_000_003 + epoch + processes.rank * 7_919_000_000)
     first_step = epoch * steps_per_epoch(config, loader.num_batches) + 1
     pending: list[tuple[dict[str, Tensor], float]] = []
-    batches = in_turns(loader.shuffled(seed, epoch), loader.device)
+    batches = on_free_cores(loader.shuffled(seed, epoch), loader.device)
     bar = progress(batches, f"training, epoch {epoch + 1}", loader.num_batches, "batches")
     for index, batch in enumerate(bar):
         take_signals()
@@ -98,7 +99,7 @@ def train_epoch(
         window_size = min(config.accum_steps, loader.num_batches - window_start)
         learning_rate = learner.schedule.lr_at(first_step + index // config.accum_steps)
         is_last = index + 1 == window_start + window_size
-        with learner.gradients_synchronised(is_last):
+        with learner.gradients_synchronised(is_last), threads_for(model.fewest_rows(batch)):
             with precision.autocast():
                 losses = loss_function(learner.network(batch), batch)
             # Each process has its share of the loss, and the gradients of all are averaged.
@@ -165,7 +166,7 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
         network = model.embed_network()
     # predictions that are not finite, steps, and over these the sums of: correct, three errors of the time
     totals = torch.zeros(6, dtype=torch.float64, device=loader.device)
-    for batch in progress(in_turns(loader.in_order(), loader.device), title, loader.num_batches, "batches"):
+    for batch in progress(on_free_cores(loader.in_order(), loader.device), title, loader.num_batches, "batches"):
         take_signals()
         if not batch.share:
             continue

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from models.hoser import HOSER
 from utils.data.loader import BatchLoader
 from utils.data.road_network import RoadNetwork
+from utils.runtime.cores import on_free_cores
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
-from utils.runtime.turns import in_turns
 from utils.training.engine import check_predictions
 from utils.training.metrics import score
 
@@ -48,7 +48,7 @@ def _score_steps(model: HOSER, loader: BatchLoader, precision: Precision) -> dic
     with precision.autocast():
         embeddings = model.embed_network()
     columns: list[dict[str, NDArray]] = []
-    bar = progress(in_turns(loader.in_order(), loader.device), "evaluating", loader.num_batches, "batches")
+    bar = progress(on_free_cores(loader.in_order(), loader.device), "evaluating", loader.num_batches, "batches")
     for batch in bar:
         with precision.autocast():
             prediction = model(batch, embeddings)

@@ -1,0 +1,163 @@
+"""Programs use the cores that others leave, and the number of threads changes their speed only."""
+
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from scripts import make_mini_project, mini, run_fresh
+
+from utils.runtime import cores
+from utils.runtime.cores import FreeCores, Load, on_free_cores, same_products
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of a program whose user has set nothing, on a machine of four cores."""
+    for name in (*cores.FIXED_BY, "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+class Machine(Load):
+    """A machine whose free cores are said."""
+
+    def __init__(self, free: list[float | None]):
+        super().__init__()
+        self.free = iter(free)
+
+    def free_cores(self) -> float | None:
+        return next(self.free)
+
+
+def threads_of(monkeypatch: pytest.MonkeyPatch, free: list[float | None], device: torch.device = CPU) -> list[int]:
+    """How many threads each of as many items is worked on with."""
+    monkeypatch.setattr(cores, "LOAD", Machine(free))
+    return [torch.get_num_threads() for _ in on_free_cores(free, device)]
+
+
+def test_the_number_of_threads_follows_the_load(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
+    assert threads_of(monkeypatch, [4.0, 3.1, None, 2.0, 0.4, 0.0, 3.7, 4.0]) == [4, 3, 3, 2, 1, 1, 4, 4]
+    assert torch.get_num_threads() == 4
+    assert messages == ["other programs are busy: 3 of 4 threads now; results do not depend on it"]
+    assert threads_of(monkeypatch, [0.2]) == [1]
+    assert torch.get_num_threads() == 4  # after the loop
+
+
+@pytest.mark.parametrize("reason", ["a gpu", "torchrun", *cores.FIXED_BY])
+def test_it_stays_where_something_else_says_how_many(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores.Turns, "open", lambda threads: None)
+    if reason == "torchrun":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    elif reason != "a gpu":
+        monkeypatch.setenv(reason, "4")
+    device = torch.device("cuda" if reason == "a gpu" else "cpu")
+    assert threads_of(monkeypatch, [0.0, 0.0], device) == [4, 4]
+
+
+@pytest.mark.parametrize("reason", ["the user's number", "other products", "no /proc"])
+def test_where_it_cannot_follow_programs_take_turns(
+    reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = []
+    monkeypatch.setattr(cores.Turns, "take", lambda self: taken.append(torch.get_num_threads()))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("utils.runtime.turns.own_cores", lambda: {0, 1})
+    if reason == "the user's number":
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    if reason == "other products":
+        monkeypatch.setattr(cores, "same_products", lambda threads, others: False)
+    if reason == "no /proc":
+        monkeypatch.setattr(cores, "STAT", tmp_path / "stat")
+    assert threads_of(monkeypatch, [4.0, 1.0, 1.0, 1.0]) == [4, 4, 4, 4]
+    assert taken == [4] * (2 if reason == "other products" else 4)
+
+
+def test_the_load_is_that_of_other_programs_on_own_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat, clock = tmp_path / "stat", [100.0, 7.0]  # seconds of the clock, and of this process
+    monkeypatch.setattr(cores, "STAT", stat)
+    monkeypatch.setattr(cores, "own_cores", lambda: {0, 2})
+    monkeypatch.setattr(cores.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(cores.time, "process_time", lambda: clock[1])
+
+    def write(*taken_s: int) -> None:
+        # user, nice, system, idle, iowait, irq, softirq, steal: in hundredths of a second
+        rows = [f"cpu{i} {60 * s} {10 * s} {20 * s} 5000 77 {4 * s} {6 * s} 9 0 0" for i, s in enumerate(taken_s)]
+        stat.write_text("\n".join(["cpu  1 2 3 4 5 6 7 8 9 10", *rows, "intr 12345", "ctxt 1"]))
+
+    monkeypatch.setattr(cores.os, "sysconf", lambda name: 100)
+    write(10, 1000, 20)
+    load = Load()
+    clock[0] += 0.2
+    assert load.free_cores() is None
+    clock[:] = [104.0, 8.0]  # this process took 1 s of the 4 s
+    write(13, 1004, 22)  # cores 0 and 2 worked 3 + 2 s
+    assert load.free_cores() == pytest.approx(2 - (5 - 1) / 4)
+    clock[0] += 4
+    assert load.free_cores() == 2
+
+
+def test_a_busy_program_is_noticed() -> None:
+    load, busy = Load(), get_context("fork").Process(target=_work, args=(1.5,))
+    began = time.process_time()
+    busy.start()
+    time.sleep(1.0)
+    free = load.free_cores()
+    busy.kill()
+    assert free is not None and free < len(os.sched_getaffinity(0)) - 0.2
+    assert time.process_time() - began < 0.9  # it was not this one
+
+
+def _work(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_products_are_compared_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert same_products(4, 4)
+    assert torch.get_num_threads() == 4
+    same_products.cache_clear()
+    monkeypatch.setattr(torch, "equal", lambda a, b: False)
+    assert not same_products(4, 3)
+    same_products.cache_clear()
+
+
+def test_a_loop_that_ends_early_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "LOAD", Machine([1.0]))
+    with pytest.raises(KeyError), FreeCores(CPU) as own:
+        own.use()
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.slow
+def test_programs_write_the_same_files_with_any_number_of_threads(tmp_path: Path) -> None:
+    """A teacher's training, its scores, distillation, generation."""
+    results = []
+    for threads in ("1", "3"):
+        folder = make_mini_project(tmp_path / threads)
+        settings = ["teacher.n_layer=1", "teacher.n_head=2", "teacher.n_embd=16", "teacher.max_epoch=1"]
+        settings += ["optimizer_config.max_epoch=1", "distill.grid_size=0.001", "distill.downsample=1"]
+        changed = [word for setting in settings for word in ("--set", setting)]
+        for command in (
+            mini("tools/train_teacher.py", *changed),
+            mini("train_with_distill.py", "--seed", "1", *changed),
+            mini("tools/generate.py", "--checkpoint", "save/Mini/seed1_distill/best.pth"),
+        ):
+            variables = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+            done = run_fresh(command, folder, environment=variables)
+            assert done.returncode == 0, done.stderr
+        save = folder / "save" / "Mini"
+        names = ["teacher/weights.pt", "seed1_distill/best.pth", "seed1_distill/generated/trips.csv"]
+        results.append([(save / name).read_bytes() for name in names])
+    assert results[0] == results[1]
