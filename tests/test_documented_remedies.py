@@ -138,7 +138,7 @@ def corrupt(folder: Path) -> list[str]:
 
 
 def change_architecture(folder: Path) -> list[str]:
-    return [*DISTILL, "--set", "trajectory_encoder_config.num_layers=1"]
+    return [*DISTILL, "--set", "trajectory_encoder_config.num_layers=2"]
 
 
 @pytest.mark.parametrize("damage", [corrupt, change_architecture])

@@ -40,6 +40,7 @@ road_network_encoder_config:
   zone_id_num_embeddings: 8
 trajectory_encoder_config:
   hidden_dim: 32
+  num_layers: 1
 navigator_config:
   hidden_dim: 32
 optimizer_config:

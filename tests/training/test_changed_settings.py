@@ -157,7 +157,7 @@ def test_weight_decay_changes_the_weights_as_adamw_says(folder: Path, unchanged:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("trajectory_encoder_config.num_layers", 1),
+        ("trajectory_encoder_config.num_layers", 2),
         ("trajectory_encoder_config.num_heads", 4),
         ("road_network_encoder_config.zone_id_num_embeddings", 9),
     ],

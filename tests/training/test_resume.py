@@ -387,7 +387,7 @@ def error_in(copy: DistilledRun, monkeypatch: pytest.MonkeyPatch, **overrides: o
 def test_a_checkpoint_of_another_architecture_is_an_error_and_stays(
     copy: DistilledRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = error_in(copy, monkeypatch, **{"trajectory_encoder_config.num_layers": 1})
+    error = error_in(copy, monkeypatch, **{"trajectory_encoder_config.num_layers": 2})
     assert error.startswith("save/Mini/seed42_distill/checkpoint_latest.pth: does not fit this model")
     assert "is of another architecture" in error
     assert "rm save/Mini/seed42_distill/checkpoint_latest.pth" in error
