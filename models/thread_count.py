@@ -57,8 +57,10 @@ def threads_for(rows: int) -> AbstractContextManager[None]:
 
 
 def enough_rows(x: Tensor) -> Tensor:
-    """x [n, C], with rows of zeros below it if n is less than FEW_ROWS."""
-    return F.pad(x, (0, 0, 0, FEW_ROWS - len(x))) if len(x) < FEW_ROWS else x
+    """x [n, C], with rows of zeros below it if n is less than FEW_ROWS. Compiled code is to have one shape, x."""
+    if torch.compiler.is_compiling() or len(x) >= FEW_ROWS:
+        return x
+    return F.pad(x, (0, 0, 0, FEW_ROWS - len(x)))
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

@@ -53,7 +53,9 @@ class FreeCores:
         self._most = torch.get_num_threads()
         # Several processes of one run have a thread each (torchrun's default), or what their user says.
         self._shares = device.type == "cpu" and self._most > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1
-        self._follows_load = self._most <= MOST_THREADS and STAT.exists() and not any(map(os.environ.get, FIXED_BY))
+        self._follows_load = (
+            LOAD.followed and self._most <= MOST_THREADS and STAT.exists() and not any(map(os.environ.get, FIXED_BY))
+        )
         self._turns: Turns | None = None
 
     def __enter__(self) -> "FreeCores":
@@ -94,6 +96,7 @@ class Load:
 
     def __init__(self) -> None:
         self._since = self._now()
+        self.followed = True  # by the number of threads; not by that of compiled code
         self.told = False  # that the number of threads follows it
 
     def free_cores(self) -> float | None:
