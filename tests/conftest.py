@@ -8,6 +8,7 @@ import os
 # Tests run side by side: threads of several processes on few cores wait for each other. PyTorch reads it when it is
 # imported, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for the tests that need several
 
 # isort: split
 import shutil

@@ -561,7 +561,7 @@ MISTAKES = {
         "data/Mini/road_network_partition: found 122 lines, expected 121",
     ),
     "YAML that does not parse": Mistake(
-        lambda p: append_line(p / "Mini.yaml", "a: b: c"), "Mini.yaml: line 18, column 5: not valid YAML"
+        lambda p: append_line(p / "Mini.yaml", "a: b: c"), "Mini.yaml: line 19, column 5: not valid YAML"
     ),
     "value out of range": Mistake(
         lambda p: None,

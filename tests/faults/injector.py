@@ -35,6 +35,7 @@ class Fault:
     at: int = 0  # number of the event, from 0; of the optimizer step, for `cuda`
     stays: bool = False  # an error comes at all events from this one on, as on a disk that stays full
     told: str = ""  # file that tells that it has happened, or what the events were
+    first: str = ""  # events are counted from the first one of a path that contains this
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.at}{' and ever after' * self.stays}"
@@ -54,6 +55,8 @@ class Injector:
         if name is None:
             return
         number, fault = self._count, self._fault
+        if number == 0 and fault.first not in name:
+            return
         self._count += 1
         if fault.kind == "record":
             os_write(self._told, f"{kind} {name}\n".encode())

@@ -52,7 +52,8 @@ class Published:
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Published:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "mini":
-        golden, data, settings = PROJECT / "tests" / "golden", PROJECT / "tests" / "golden" / "mini_city", []
+        golden, data = PROJECT / "tests" / "golden", PROJECT / "tests" / "golden" / "mini_city"
+        settings = ["trajectory_encoder_config.num_layers=2"]
         (folder / "config.yaml").write_text(MINI_CONFIG)
     else:
         golden, data = SHARED / "golden", SHARED / "data" / "Tiny"

@@ -464,7 +464,7 @@ def test_a_lost_or_spoilt_best_model_that_the_checkpoint_does_not_hold_is_an_err
 ) -> None:
     """Of a run of two epochs whose first one is its best."""
     ours = DistilledRun(Path(shutil.copytree(first_epoch.folder, tmp_path / "project")))
-    wild = run(distill_command("--set", "optimizer_config.learning_rate=1", epochs=2), ours.folder)
+    wild = run(distill_command("--set", "optimizer_config.learning_rate=30", epochs=2), ours.folder)
     assert wild.returncode == 0, wild.stderr
     first, last = torch.load(ours.checkpoint)["validation_metrics"]
     assert first > last
