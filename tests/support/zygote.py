@@ -5,6 +5,7 @@ that becomes `python SCRIPT ARGUMENTS...` in the folder, with the environment an
 names. The children are ordinary processes: they can be signalled and killed.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -12,7 +13,9 @@ import os
 import pkgutil
 import resource
 import runpy
+import select
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -89,38 +92,51 @@ def serve(address: str, folder: str) -> None:
         traceback.print_exc()
         forget_the_project()
     gc.freeze()  # no child looks through the objects of the libraries, which would copy their memory
+    # Written to at each signal, so that `select` returns: a child has ended.
+    wake, signalled = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(signalled, False)
+    signal.set_wakeup_fd(signalled)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
-        server.settimeout(1.0)
         while Path(folder).is_dir():
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                continue
-            if os.fork() == 0:
-                server.close()
-                os.setsid()
-                # A grandchild is waited for by init.
-                if os.fork() == 0:
-                    _handle(connection)
-                os._exit(0)
-            connection.close()
-            os.wait()
+            ready, _, _ = select.select([server, wake], [], [], 1.0)
+            if wake in ready:
+                os.read(wake, 4096)
+            _report_ended(running)
+            if server in ready:
+                _start(server, running)
 
 
-def _handle(connection: socket.socket) -> None:
-    """Start one script, tell its process id, then its exit status. Does not return."""
+def _report_ended(running: dict[int, socket.socket]) -> None:
+    """Tell each one that waits for a child that has ended its exit status."""
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        with running.pop(pid) as connection, contextlib.suppress(BrokenPipeError):
+            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _start(server: socket.socket, running: dict[int, socket.socket]) -> None:
+    """Start the script that a new connection asks for, and tell its process id."""
+    connection, _ = server.accept()
     message, files, _, _ = socket.recv_fds(connection, 1 << 20, 2)
-    request = json.loads(message)
-    pid = os.fork()
+    pid = os.fork()  # once only: with all that is imported, it takes a twentieth of a second
     if pid == 0:
-        connection.close()
-        _become(request, files)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        for other in (server, connection, *running.values()):
+            other.close()
+        _become(json.loads(message), files)
+    for file in files:
+        os.close(file)
     connection.sendall(f"{pid}\n".encode())
-    _, status = os.waitpid(pid, 0)
-    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
+    running[pid] = connection
 
 
 def _become(request: dict, files: list[int]) -> None:
