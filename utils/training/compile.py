@@ -36,6 +36,8 @@ def compile_model(model: HOSER, loader: BatchLoader, precision: Precision) -> No
 def _try(model: HOSER, loader: BatchLoader, precision: Precision) -> str | None:
     """Why a compiled model cannot be used; None if it can. Waits for no other process."""
     try:
+        # In seconds, where no compiler is found; the model takes half a minute to come that far.
+        torch.compile(torch.nn.functional.gelu, dynamic=True)(torch.ones(8, device=loader.device))
         batch = next(loader.in_order())
         for training in (True, False):
             model.train(training)
