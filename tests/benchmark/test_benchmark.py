@@ -115,6 +115,7 @@ def model_and_batch(project: Path, batch_size: int) -> tuple[HOSER, HOSERLoss, B
     return HOSER(config, city.features), HOSERLoss(loader.statistics), next(loader.shuffled(0, 0))
 
 
+@pytest.mark.slow
 def test_products_are_counted_without_the_padding_of_attention(project: Path) -> None:
     model, loss_function, batch = model_and_batch(project, 8)
     counted = count_flops(model, loss_function, batch)

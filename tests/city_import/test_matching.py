@@ -26,6 +26,7 @@ def shapes_of(network: CityNetwork) -> RoadShapes:
     return RoadShapes.from_lines(np.stack([network.lon, network.lat], axis=1), network.point_ptr)
 
 
+@pytest.mark.slow
 def test_candidates_are_the_nearest_roads_within_the_radius(network: CityNetwork) -> None:
     shapes = shapes_of(network)
     points = np.random.default_rng(0).uniform(shapes.xy_m.min(axis=0), shapes.xy_m.max(axis=0), (40, 2))

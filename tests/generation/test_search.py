@@ -69,7 +69,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return Published(city, model, golden / "generation" / request.param)
 
 
-@pytest.mark.parametrize("slots", [3, 64, 1000])
+@pytest.mark.parametrize("slots", [pytest.param(3, marks=pytest.mark.slow), 64, 1000])
 def test_paths_times_expansions_and_probabilities_are_the_published_ones(published: Published, slots: int) -> None:
     expected, stats = (
         published.trips("generated.csv"),

@@ -144,6 +144,7 @@ def test_the_relative_matrices_of_a_batch_are_the_published_ones(golden: Golden)
     assert row == len(batch.trip_len)
 
 
+@pytest.mark.slow
 def test_logits_times_and_losses_are_the_published_ones(golden: Golden) -> None:
     model, expected = golden.model(), golden.arrays("forward")
     prediction = model(golden.batch)

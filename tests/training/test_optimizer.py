@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ def train(kind: type[torch.optim.AdamW]) -> list[Tensor]:
     return [*model.parameters(), *(value for values in state for value in values.values())]
 
 
+@pytest.mark.slow
 def test_its_steps_and_its_state_are_the_librarys_to_the_bit() -> None:
     ours, librarys = train(AdamW), train(torch.optim.AdamW)
     assert len(ours) == len(librarys) == 4 + 4 * 3
