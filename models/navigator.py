@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, NextSteps, Prediction
 from models.config import NavigatorConfig
-from models.thread_count import enough_rows
+from models.thread_count import enough_rows, linear_to_one
 
 TIME_WIDTH = 64
 
@@ -84,7 +84,7 @@ class Navigator(nn.Module):
         """The time head's summand of each step: [S, 2h] -> [S]."""
         weight = self.time_estimator_linear_3.weight[:, :TIME_WIDTH]
         hidden = F.gelu(self.time_estimator_linear_1(trajectory))
-        return F.linear(hidden, weight, self.time_estimator_linear_3.bias).squeeze(1)
+        return linear_to_one(hidden, weight, self.time_estimator_linear_3.bias).squeeze(1)
 
     def road_time(self, road: Tensor) -> Tensor:
         """The time head's summand of each road: [n, h] -> [n]."""

@@ -5,7 +5,8 @@ The exceptions that were found (x86-64, MKL, up to 32 threads), each of which is
 
 - the gradient of layer norm: each thread adds up the rows that it has;
 - the gradient of softmax: a single thread treats the remainder of a row in another way;
-- products with few rows (below 52), which the threads share in another way.
+- products with few rows (below 52), which the threads share in another way;
+- sums of 32,768 numbers or more to a single one: each thread adds up its part.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 FEW_ROWS = 64
+MANY_ROWS = 32_768
 
 
 class LayerNorm(nn.LayerNorm):
@@ -67,6 +69,26 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., n] @ weight [n, m] -> [..., m], also where x has few rows."""
     rows = x.reshape(-1, x.shape[-1])
     return (enough_rows(rows) @ weight)[: len(rows)].view(*x.shape[:-1], -1)
+
+
+def linear_to_one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear` for x [n, C], weight [1, C], bias [1]; the gradient of the bias is a sum over all rows."""
+    if len(x) < MANY_ROWS or not _by_one_thread(x):
+        return F.linear(x, weight, bias)
+    return _AddScalar.apply(F.linear(x, weight), bias)
+
+
+class _AddScalar(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, b: Tensor) -> Tensor:
+        ctx.dtype = b.dtype
+        return x + b.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor]:
+        with one_thread():
+            return d_out, d_out.sum(0, dtype=torch.float32).to(ctx.dtype)
 
 
 class _LayerNorm(Function):

@@ -14,7 +14,16 @@ from torch import nn
 
 from models.hoser import HOSER
 from models.lmtad import LMTAD, LMTADConfig
-from models.thread_count import FEW_ROWS, LayerNorm, enough_rows, product, softmax, threads_for
+from models.thread_count import (
+    FEW_ROWS,
+    MANY_ROWS,
+    LayerNorm,
+    enough_rows,
+    linear_to_one,
+    product,
+    softmax,
+    threads_for,
+)
 from utils.config import Config, load_config
 from utils.data.dataset import City, load_city
 from utils.data.loader import make_loaders
@@ -80,9 +89,39 @@ def test_a_training_step_of_a_teacher(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = LMTAD(LMTADConfig(block_size=64, vocab_size=300, n_layer=2, n_head=4, n_embd=128))
     tokens = torch.randint(0, 300, shape)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     with EveryNumberOfThreads() as check, threads_for(tokens.numel()):
         F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+        optimizer_step(model, optimizer, Precision("float32", CPU), 1e-3, 1.0)
     assert not check.differing
+
+
+def test_sums_over_many_steps() -> None:
+    """PyTorch cuts them among threads from 32,768 numbers on."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(MANY_ROWS + 5, 4), torch.randn(1, 4), torch.randn(1, requires_grad=True)
+    with EveryNumberOfThreads() as check:
+        x.sum()
+    assert check.differing  # else this test could not fail
+    with EveryNumberOfThreads() as check:
+        linear_to_one(x, weight, bias).backward(x[:, :1])
+    assert not check.differing
+    assert bias.grad.item() == pytest.approx(x[:, 0].double().sum().item(), rel=1e-3)
+    torch.testing.assert_close(linear_to_one(x, weight, bias), F.linear(x, weight, bias))
+
+
+def test_many_parameters_are_clipped_alike() -> None:
+    """Their norm is a sum over all."""
+    results = []
+    for threads in (1, 2, 3):
+        torch.manual_seed(0)
+        torch.set_num_threads(threads)
+        models = [nn.Linear(100, 1000, bias=False) for _ in range(20)]
+        for model in models:
+            model.weight.grad = torch.randn_like(model.weight)
+            optimizer_step(model, torch.optim.AdamW(model.parameters()), Precision("float32", CPU), 1e-3, 1.0)
+        results.append([model.weight for model in models])
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
 def test_an_evaluation_and_a_search(config: Config, mini: City) -> None:

@@ -12,7 +12,7 @@ import torch
 from scripts import make_mini_project, make_mini_teacher, mini, run, run_fresh
 
 from utils.runtime import cores
-from utils.runtime.cores import FreeCores, Load, on_free_cores, same_products
+from utils.runtime.cores import Load, Threads, on_free_cores, same_products
 
 CPU = torch.device("cpu")
 
@@ -24,6 +24,7 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
+    monkeypatch.setattr(cores, "THREADS", Threads())
     yield
     torch.set_num_threads(before)
 
@@ -47,10 +48,16 @@ def threads_of(monkeypatch: pytest.MonkeyPatch, free: list[float | None], device
 
 def test_the_number_of_threads_follows_the_load(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
     assert threads_of(monkeypatch, [4.0, 3.1, None, 2.0, 0.4, 0.0, 3.7, 4.0]) == [4, 3, 3, 2, 1, 1, 4, 4]
-    assert torch.get_num_threads() == 4
     assert messages == ["other programs are busy: 3 of 4 threads now; results do not depend on it"]
-    assert threads_of(monkeypatch, [0.2]) == [1]
-    assert torch.get_num_threads() == 4  # after the loop
+    # The next loop begins with what is known, and is not bound to it.
+    assert threads_of(monkeypatch, [0.2, None]) == [1, 1]
+    assert threads_of(monkeypatch, [None, 4.0]) == [1, 4]
+
+
+def test_a_number_that_somebody_sets_meanwhile_is_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads_of(monkeypatch, [1.0]) == [1]
+    torch.set_num_threads(3)
+    assert threads_of(monkeypatch, [None, 4.0, 2.0, 4.0]) == [3, 3, 2, 3]
 
 
 @pytest.mark.parametrize("reason", ["a gpu", "torchrun", *cores.FIXED_BY])
@@ -64,22 +71,40 @@ def test_it_stays_where_something_else_says_how_many(reason: str, monkeypatch: p
     assert threads_of(monkeypatch, [0.0, 0.0], device) == [4, 4]
 
 
-@pytest.mark.parametrize("reason", ["the user's number", "other products", "no /proc"])
+@pytest.mark.parametrize("reason", ["the user's number", "other products", "no load", "compiled code"])
 def test_where_it_cannot_follow_programs_take_turns(
     reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    taken = []
+    taken, ended = [], []
     monkeypatch.setattr(cores.Turns, "take", lambda self: taken.append(torch.get_num_threads()))
+    monkeypatch.setattr(cores.Turns, "close", lambda self: ended.append(self))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("utils.runtime.turns.own_cores", lambda: {0, 1})
     if reason == "the user's number":
         monkeypatch.setenv("OMP_NUM_THREADS", "4")
     if reason == "other products":
         monkeypatch.setattr(cores, "same_products", lambda threads, others: False)
-    if reason == "no /proc":
+    if reason == "no load":
         monkeypatch.setattr(cores, "STAT", tmp_path / "stat")
+    if reason == "compiled code":
+        cores.THREADS.may_change = False
     assert threads_of(monkeypatch, [4.0, 1.0, 1.0, 1.0]) == [4, 4, 4, 4]
-    assert taken == [4] * (2 if reason == "other products" else 4)
+    assert taken == [4] * (3 if reason == "other products" else 4)
+    assert len(ended) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "cpu0 1 2", "cpu0 a b c d e f g", "cpu7 1 2 3 4 5 6 7 8 9 10", "cpu0 0 0 0 0 0 0 0 0 0 0"]
+)
+def test_a_system_that_does_not_say_its_load_is_no_error(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(cores, "own_cores", lambda: {0})
+    (tmp_path / "stat").write_text(text)
+    assert not Load().is_known
+    (tmp_path / "stat").write_text("cpu0 0 0 0 9 0 0 0 0 0 0")
+    assert Load().is_known
 
 
 def test_the_load_is_that_of_other_programs_on_own_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,15 +155,6 @@ def test_products_are_compared_on_this_machine(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "equal", lambda a, b: False)
     assert not same_products(4, 3)
     same_products.cache_clear()
-
-
-def test_a_loop_that_ends_early_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "LOAD", Machine([1.0]))
-    with pytest.raises(KeyError), FreeCores(CPU) as own:
-        own.use()
-        assert torch.get_num_threads() == 1
-        raise KeyError
-    assert torch.get_num_threads() == 4
 
 
 @pytest.mark.slow

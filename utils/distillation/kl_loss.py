@@ -11,6 +11,7 @@ from loguru import logger
 from torch import Tensor
 
 from models.batch import Batch, Prediction
+from models.thread_count import one_thread
 from utils.config_sections import DistillConfig
 from utils.data.cache import cache_folder
 from utils.data.dataset import City
@@ -57,7 +58,8 @@ class DistillationTerm:
         # What is left out is replaced before the product: the gradient of a product with NaN or an infinity is NaN.
         used = target.isfinite() & counts.unsqueeze(1)
         target, student = (torch.where(used, values, 0.0) for values in (target, student))
-        total = (used * target.exp() * (target - student)).sum()
+        with one_thread():  # a sum over many candidates
+            total = (used * target.exp() * (target - student)).sum()
         return total / self.processes.all_reduce(counts.sum()).clamp(min=1)
 
 

@@ -40,55 +40,38 @@ def on_free_cores(items: Iterable[Item], device: torch.device) -> Iterator[Item]
         items: what a loop that computes goes through, such as batches.
         device: where it computes.
     """
-    with FreeCores(device) as cores:
+    cores = FreeCores(device)
+    try:
         for item in items:
             cores.use()
             yield item
+    finally:
+        cores.rest()
 
 
 class FreeCores:
-    """The threads of a loop that computes."""
+    """What a loop that computes asks before each piece of work. The number of threads stays when the loop ends."""
 
     def __init__(self, device: torch.device):
-        self._most = torch.get_num_threads()
         # Several processes of one run have a thread each (torchrun's default), or what their user says.
-        self._shares = device.type == "cpu" and self._most > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1
-        self._follows_load = (
-            LOAD.followed and self._most <= MOST_THREADS and STAT.exists() and not any(map(os.environ.get, FIXED_BY))
-        )
+        self._shares = device.type == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) == 1
         self._turns: Turns | None = None
-
-    def __enter__(self) -> "FreeCores":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._turns is not None:
-            self._turns.close()
-        torch.set_num_threads(self._most)
 
     def use(self) -> None:
         """Call it between two pieces of work, of a second at most."""
-        if not self._shares:
+        if not self._shares or (most := THREADS.most()) == 1:
             return
-        if not self._follows_load:
-            self._turns = self._turns or Turns.open(self._most)
-            if self._turns is not None:
-                self._turns.take()
+        if THREADS.follow(LOAD):
             return
-        free = LOAD.free_cores()
-        if free is None:  # looked a moment ago
-            return
-        threads = min(max(int(free + 1 - SPARE_CORE), 1), self._most)
-        if threads == torch.get_num_threads():
-            return
-        if not same_products(self._most, threads):
-            self._follows_load = False
-            torch.set_num_threads(self._most)
-            return
-        torch.set_num_threads(threads)
-        if not LOAD.told:
-            LOAD.told = True
-            logger.info(f"other programs are busy: {threads} of {self._most} threads now; results do not depend on it")
+        self._turns = self._turns or Turns.open(most)
+        if self._turns is not None:
+            self._turns.take()
+
+    def rest(self) -> None:
+        """Call it at the end of the loop: programs that take turns need not wait for this one."""
+        if self._turns is not None:
+            self._turns.close()
+            self._turns = None
 
 
 class Load:
@@ -96,8 +79,11 @@ class Load:
 
     def __init__(self) -> None:
         self._since = self._now()
-        self.followed = True  # by the number of threads; not by that of compiled code
-        self.told = False  # that the number of threads follows it
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this system tells it."""
+        return self._since[1] is not None
 
     def free_cores(self) -> float | None:
         """How many are free, on average since the last call that gave a number; None before `LOOK_S` are over."""
@@ -105,26 +91,68 @@ class Load:
             return None
         (before_s, taken_before_s, own_before_s), now = self._since, self._now()
         self._since = now
+        if taken_before_s is None or now[1] is None:
+            return None
         others = ((now[1] - taken_before_s) - (now[2] - own_before_s)) / (now[0] - before_s)
         return len(own_cores()) - max(others, 0.0)
 
     @staticmethod
-    def _now() -> tuple[float, float, float]:
+    def _now() -> tuple[float, float | None, float]:
         """Time, and since the start of each: what all programs took of the cores, what this one took; in seconds."""
         return time.monotonic(), _taken_s(), time.process_time()
 
 
-def _taken_s() -> float:
-    """Seconds that the cores have worked. A row of /proc/stat: core, user, nice, system, idle, iowait, irq, softirq."""
-    if not STAT.exists():
-        return 0.0
-    names = {f"cpu{core}" for core in own_cores()}
-    rows = [line.split() for line in STAT.read_text().splitlines() if line.startswith("cpu")]
-    ticks = sum(int(row[i]) for row in rows if row[0] in names for i in (1, 2, 3, 6, 7))
-    return ticks / os.sysconf("SC_CLK_TCK")
+def _taken_s() -> float | None:
+    """Seconds that the own cores have worked; None where the system does not say, or says nothing of them.
+
+    A row of /proc/stat: core, user, nice, system, idle, iowait, irq, softirq, ...
+    """
+    try:
+        rows = [line.split() for line in STAT.read_text().splitlines() if line.startswith("cpu")]
+        ticks = {name: [int(text) for text in values] for name, *values in rows}
+        own = [ticks[f"cpu{core}"] for core in own_cores()]
+        worked = sum(row[i] for row in own for i in (0, 1, 2, 5, 6))
+    except (OSError, ValueError, LookupError):
+        return None
+    return worked / os.sysconf("SC_CLK_TCK") if all(map(any, own)) else None
+
+
+class Threads:
+    """How many threads PyTorch has in this process."""
+
+    def __init__(self) -> None:
+        self._most = self._now = torch.get_num_threads()
+        self.may_change = True  # not while there is compiled code, which is for a number of threads
+        self._told = False
+
+    def most(self) -> int:
+        """The number without other programs: PyTorch's own, or what somebody has set meanwhile."""
+        if torch.get_num_threads() != self._now:
+            self._most = self._now = torch.get_num_threads()
+        return self._most
+
+    def follow(self, load: Load) -> bool:
+        """Change the number to what the load leaves; whether that is possible here."""
+        fixed = any(map(os.environ.get, FIXED_BY)) or self._most > MOST_THREADS
+        if fixed or not self.may_change or not load.is_known:
+            return False
+        free = load.free_cores()
+        if free is not None:
+            number = min(max(int(free + 1 - SPARE_CORE), 1), self._most)
+            self.may_change = number == self._most or same_products(self._most, number)
+            self._set(number if self.may_change else self._most)
+        return self.may_change
+
+    def _set(self, number: int) -> None:
+        if number < self._most and not self._told:
+            logger.info(f"other programs are busy: {number} of {self._most} threads now; results do not depend on it")
+            self._told = True
+        self._now = number
+        torch.set_num_threads(number)
 
 
 LOAD = Load()  # from the start of the program on, so that the first loop knows it
+THREADS = Threads()
 
 
 @functools.cache

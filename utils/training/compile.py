@@ -6,7 +6,7 @@ from torch import nn
 
 from models.hoser import HOSER
 from utils.data.loader import BatchLoader
-from utils.runtime.cores import LOAD
+from utils.runtime.cores import THREADS
 from utils.runtime.precision import Precision
 
 
@@ -24,7 +24,7 @@ def compile_model(model: HOSER, loader: BatchLoader, precision: Precision) -> No
         setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
     reason = _try(model, loader, precision)
     failures = loader.processes.all_reduce(torch.tensor(0 if reason is None else 1))
-    LOAD.followed = bool(failures)  # what is compiled is compiled for a number of threads
+    THREADS.may_change = bool(failures)  # what is compiled is compiled for a number of threads
     if failures:
         for module, name in parts:
             delattr(module, name)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.batch import Batch, Prediction
+from models.thread_count import one_thread
 from utils.data.trips import TimeStatistics
 from utils.training.metrics import log_times, pad_candidates, relative_error
 
@@ -26,10 +27,11 @@ class HOSERLoss:
         """The terms and their weighted sum `loss`, scalars with gradients."""
         predicted, true = log_times(prediction, batch, self.statistics)
         logits = pad_candidates(prediction.logits, batch)
-        losses = {
-            "loss_next_step": F.cross_entropy(logits, batch.label) * batch.share,
-            "loss_time_pred": relative_error(predicted, true).mean() * batch.share,
-        }
+        with one_thread():  # sums over many steps
+            losses = {
+                "loss_next_step": F.cross_entropy(logits, batch.label) * batch.share,
+                "loss_time_pred": relative_error(predicted, true).mean() * batch.share,
+            }
         weights = dict.fromkeys(losses, 1.0)
         if self.kl is not None:
             losses["loss_kl"], weights["loss_kl"] = self.kl(prediction, batch), self.kl_weight
