@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.thread_count import LayerNorm, threads_for
+from models.thread_count import LayerNorm, softmax, threads_for
 
 # Far beyond any real model; keeps nonsense in a file from overflowing the sizes of tensors.
 LARGEST_SIZE = 2**24
@@ -79,8 +79,19 @@ class CausalSelfAttention(nn.Module):
         B, T, width = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        if dropout and x.device.type == "cpu":
+            out = self._attend(q, k, v)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.resid_dropout(self.c_proj(out.transpose(1, 2).reshape(B, T, width)))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v: [B, H, T, C] -> [B, H, T, C]; what PyTorch does on a CPU with dropout, with our softmax."""
+        T, C = q.shape[-2:]
+        score = (q * C**-0.25) @ (k * C**-0.25).transpose(-2, -1)
+        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+        weight = softmax(score.masked_fill(future, float("-inf")))
+        return F.dropout(weight, self.dropout) @ v
 
 
 class MLP(nn.Module):

@@ -1,6 +1,7 @@
 """Results do not depend on the number of threads, to the last bit."""
 
 import copy
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -84,10 +85,11 @@ def test_a_training_step(config: Config, mini: City, batch_size: int) -> None:
     assert check.compared or model.fewest_rows(batch) < FEW_ROWS
 
 
-@pytest.mark.parametrize("shape", [(1, 7), (1, 11), (3, 3), (4, 30)])
-def test_a_training_step_of_a_teacher(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(1, 7), (1, 11), (3, 3), (12, 14), (4, 30)])
+def test_a_training_step_of_a_teacher(shape: tuple[int, int], dropout: float) -> None:
     torch.manual_seed(0)
-    model = LMTAD(LMTADConfig(block_size=64, vocab_size=300, n_layer=2, n_head=4, n_embd=128))
+    model = LMTAD(LMTADConfig(block_size=64, vocab_size=300, n_layer=2, n_head=4, n_embd=128, dropout=dropout))
     tokens = torch.randint(0, 300, shape)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     with EveryNumberOfThreads() as check, threads_for(tokens.numel()):
@@ -193,6 +195,22 @@ def test_the_layers_are_those_of_pytorch(
             parameter.grad = None
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+
+
+def test_attention_with_dropout_is_that_of_pytorch() -> None:
+    model = LMTAD(LMTADConfig(block_size=64, vocab_size=300, n_layer=1, n_head=4, n_embd=32, dropout=0.3))
+    attention = model.transformer["h"][0].attn.train()
+    q, k, v = torch.randn(3, 2, 4, 11, 8).unbind()
+    for p in (1e-9, 0.3):
+        attention.dropout = p
+        found = []
+        for attend in (
+            attention._attend,
+            functools.partial(F.scaled_dot_product_attention, dropout_p=p, is_causal=True),
+        ):
+            torch.manual_seed(1)
+            found.append(attend(q, k, v))
+        torch.testing.assert_close(*found)
 
 
 def test_rows_are_added_where_there_are_few() -> None:
