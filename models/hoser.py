@@ -75,7 +75,10 @@ class HOSER(nn.Module):
             return self.navigator(trajectory, destination, road, candidate_row, batch)
 
     def fewest_rows(self, batch: Batch) -> int:
-        """About how many rows the smallest of a batch's products has: steps, or the roads that they are on."""
+        """About how many rows the smallest of a batch's products has: the roads that the steps are on.
+
+        Trips overlap, so these are fewer than the steps, but hardly less than a quarter.
+        """
         return min(len(batch.road_id) // 4, len(self.road2zone))
 
     def _roads_of(self, batch: Batch, network: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
