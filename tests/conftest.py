@@ -16,16 +16,17 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import scripts
-from faults.campaign import PROPERTY, table
 from helpers import chain, write_roads
 from hypothesis import settings
 from loguru import logger
 from scripts import MINI_CITY, make_mini_project
 
-from utils.data.road_network import RoadNetwork, read_road_network
+if TYPE_CHECKING:
+    from utils.data.road_network import RoadNetwork
 
 # The same examples in every run, on slow machines too, and nothing written into the repository.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
@@ -53,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The table of the faults that were injected."""
     if config.getoption("--long"):
+        from faults.campaign import PROPERTY, table
+
         reports = (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, []))
         rows = [value for report in reports for name, value in report.user_properties if name == PROPERTY]
         if rows:
@@ -90,9 +93,11 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory: pytest.TempPathFactory) -> RoadNetwork:
+def network(tmp_path_factory: pytest.TempPathFactory) -> "RoadNetwork":
     """Four roads in a row: 0 -> 1, 1 -> 2, 1 -> 0, 2 -> 3; nothing follows road 3."""
     folder = write_roads(tmp_path_factory.mktemp("network"), chain(4), [(1, 2), (0, 1), (1, 0), (2, 3)])
+    from utils.data.road_network import read_road_network
+
     return read_road_network(folder)
 
 

@@ -17,13 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from models.lmtad import LMTAD, LMTADConfig
-from utils.data.road_network import read_road_network
-from utils.distillation.grid import make_grid
-from utils.distillation.teacher_file import save_teacher
-
 RUN_FOLDER = "HOSER_TEST_RUN"  # environment variable: a folder that is there as long as the test run
 PROJECT = Path(__file__).resolve().parents[2]
 MINI_CITY = PROJECT / "tests" / "golden" / "mini_city"
@@ -59,6 +52,14 @@ def make_mini_project(folder: Path) -> Path:
 
 def make_mini_teacher(folder: Path, seed: int = 3) -> Path:
     """A teacher with random weights for the city of `make_mini_project`; returns `folder`."""
+    # Here: what only starts programs, such as the main process of a test run, need not import PyTorch.
+    import torch
+
+    from models.lmtad import LMTAD, LMTADConfig
+    from utils.data.road_network import read_road_network
+    from utils.distillation.grid import make_grid
+    from utils.distillation.teacher_file import save_teacher
+
     city = read_road_network(folder / "data" / "Mini")
     grid = make_grid(city, cell_deg=0.001, downsample=1)
     torch.manual_seed(seed)
