@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from models.batch import NextSteps, PathGroup, Prediction
 from models.hoser import HOSER
-from models.thread_count import enough_rows
 from models.trajectory_encoder import Block, CausalSelfAttention
 
 ROADS_AT_ONCE = 65_536  # of a large network, so that what is in between stays small
@@ -43,7 +42,7 @@ class IncrementalHOSER:
         self.spatial = torch.cat([encoder.fuse(part, zone.index_select(0, zones)) for part, zones in road_parts])
         self.road_key = navigator.road_key(road)  # [N, h]
         self.road_time = navigator.road_time(road)  # [N]
-        self.destination_query = navigator.destination_query(enough_rows(zone))  # [Z or more, h]
+        self.destination_query = navigator.destination_query(zone)  # [Z, h]
         self.road2zone, self.navigator, self.encoder = model.road2zone, navigator, encoder
         self.blocks = [_Block.from_block(block) for block in encoder.transformer["h"]]
         # Of each block, [slots, heads, C].

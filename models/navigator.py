@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, NextSteps, Prediction
 from models.config import NavigatorConfig
-from models.thread_count import enough_rows, linear_to_one
+from models.thread_count import linear_to_one, product
 
 TIME_WIDTH = 64
 
@@ -51,8 +51,7 @@ class Navigator(nn.Module):
                 destination and the angle to its direction.
         """
         q = self.query(trajectory_embedding)
-        destination_query = self.destination_query(enough_rows(destination_zone_embedding))
-        q = q + destination_query.index_select(0, batch.trip_of_step)
+        q = q + self.destination_query(destination_zone_embedding).index_select(0, batch.trip_of_step)
         logits = self.scores(q, self.road_key(road_embedding), candidate_row, batch)
         of_step, of_road = self.step_time(trajectory_embedding), self.road_time(road_embedding)
         time_pred = of_step.index_select(0, batch.step_of_candidate) + of_road.index_select(0, candidate_row)
@@ -64,7 +63,7 @@ class Navigator(nn.Module):
 
     def destination_query(self, destination_zone: Tensor) -> Tensor:
         """The query's summand of each destination: embeddings of zones [n, h] -> [n, h]."""
-        return F.linear(destination_zone, self.q_proj.weight[:, 2 * destination_zone.shape[1] :])
+        return product(destination_zone, self.q_proj.weight[:, 2 * destination_zone.shape[1] :].T)
 
     def road_key(self, road: Tensor) -> Tensor:
         """The key's summand of each road, and what is constant in it: [n, h] -> [n, h]."""

@@ -6,7 +6,7 @@ The exceptions that were found (x86-64, MKL, up to 32 threads), each of which is
 - the gradient of layer norm: each thread adds up the rows that it has;
 - the gradient of softmax: a single thread treats the remainder of a row in another way;
 - products with few rows (below 52), which the threads share in another way;
-- sums of 32,768 numbers or more to a single one: each thread adds up its part.
+- sums of 32,768 float32 numbers or more to a single one: each thread adds up its part.
 """
 
 from collections.abc import Iterator

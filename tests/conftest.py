@@ -25,6 +25,8 @@ from hypothesis import settings
 from loguru import logger
 from scripts import MINI_CITY, make_mini_project
 
+from utils.runtime.turns import own_cores
+
 if TYPE_CHECKING:
     from utils.data.road_network import RoadNetwork
 
@@ -40,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """Two more than the machine has cores: many tests wait for a process, a service or a lock."""
-    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 2
+    return len(own_cores()) + 2
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,7 +6,6 @@ Re-running a command that was stopped resumes it. A folder that has another data
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.command_line import add_seed_argument, run_command_line
+from utils.runtime.turns import own_cores
 
 
 def main() -> None:
@@ -73,7 +73,11 @@ def read_arguments() -> argparse.Namespace:
     add_trace_arguments(parser)
     add_split_arguments(parser)
     parser.add_argument(
-        "--workers", type=at_least(1, int), default=cores(), metavar="N", help="processes (default: one for each core)"
+        "--workers",
+        type=at_least(1, int),
+        default=len(own_cores()),
+        metavar="N",
+        help="processes (default: one for each core)",
     )
     args = parser.parse_args()
     if not min(abs(sum(args.split) - whole) for whole in (1, 100)) < 1e-6:
@@ -191,11 +195,6 @@ def box(text: str) -> tuple[float, float, float, float]:
     if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected WEST,SOUTH,EAST,NORTH in degrees")
     return west, south, east, north
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

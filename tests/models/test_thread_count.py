@@ -112,20 +112,6 @@ def test_sums_over_many_steps() -> None:
     torch.testing.assert_close(linear_to_one(x, weight, bias), F.linear(x, weight, bias))
 
 
-def test_many_parameters_are_clipped_alike() -> None:
-    """Their norm is a sum over all."""
-    results = []
-    for threads in (1, 2, 3):
-        torch.manual_seed(0)
-        torch.set_num_threads(threads)
-        models = [nn.Linear(100, 1000, bias=False) for _ in range(20)]
-        for model in models:
-            model.weight.grad = torch.randn_like(model.weight)
-            optimizer_step(model, torch.optim.AdamW(model.parameters()), Precision("float32", CPU), 1e-3, 1.0)
-        results.append([model.weight for model in models])
-    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
-
-
 def test_an_evaluation_and_a_search(config: Config, mini: City) -> None:
     loader = make_loaders(mini, config, CPU)["train"]
     queries = sample_queries(mini.trips("train"), mini.network.num_roads, 150, 0)

@@ -60,6 +60,14 @@ def test_a_number_that_somebody_sets_meanwhile_is_the_most(monkeypatch: pytest.M
     assert threads_of(monkeypatch, [None, 4.0, 2.0, 4.0]) == [3, 3, 2, 3]
 
 
+def test_what_is_to_be_compiled_is_compiled_for_all_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert threads_of(monkeypatch, [1.0]) == [1]
+    cores.THREADS.keep()
+    assert torch.get_num_threads() == 4
+    assert threads_of(monkeypatch, [1.0, 1.0]) == [4, 4]
+
+
 @pytest.mark.parametrize("reason", ["a gpu", "torchrun", *cores.FIXED_BY])
 def test_it_stays_where_something_else_says_how_many(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores.Turns, "open", lambda threads: None)

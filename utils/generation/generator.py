@@ -46,7 +46,7 @@ class TripGenerator:
                 yield place, [Trip.from_node(self._paths.start(query), "unreachable", 0)]
         places = [place for place in range(len(queries)) if not hopeless[place]]
         chosen = [queries[place] for place in places]
-        with without_garbage_collection():
+        with without_garbage_collection(), self._paths.cores:
             for i, trips in self._reached(chosen):
                 if self._residuals is not None:
                     seed = self._options.seed

@@ -149,7 +149,7 @@ class PathModel:
         self._tables = RoadTables.from_network(network).to(self.device)
         self.statistics = statistics
         self._first = network.reach_ptr.tolist()
-        self._cores = FreeCores(self.device)
+        self.cores = FreeCores(self.device)
         self._free: list[int] = []
         self._ancestors = torch.empty(0, 64, dtype=torch.int32, device=self.device)  # [slots, T], of each slot's path
         self._road = torch.empty(0, dtype=torch.int64, device=self.device)  # [slots]
@@ -186,7 +186,7 @@ class PathModel:
     @torch.no_grad()
     def extend(self, nodes: Sequence[Node], queries: Sequence[Query]) -> None:
         """Set `next` of each node, whose road has candidates and whose `before` has a slot; `queries` are theirs."""
-        self._cores.use()
+        self.cores.use()
         depth = np.array([node.depth for node in nodes])
         order = np.argsort(-depth, kind="stable")
         nodes, queries = [nodes[i] for i in order], [queries[i] for i in order]

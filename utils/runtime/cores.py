@@ -40,13 +40,10 @@ def on_free_cores(items: Iterable[Item], device: torch.device) -> Iterator[Item]
         items: what a loop that computes goes through, such as batches.
         device: where it computes.
     """
-    cores = FreeCores(device)
-    try:
+    with FreeCores(device) as cores:
         for item in items:
             cores.use()
             yield item
-    finally:
-        cores.rest()
 
 
 class FreeCores:
@@ -67,8 +64,11 @@ class FreeCores:
         if self._turns is not None:
             self._turns.take()
 
-    def rest(self) -> None:
-        """Call it at the end of the loop: programs that take turns need not wait for this one."""
+    def __enter__(self) -> "FreeCores":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Programs that take turns need not wait for this one."""
         if self._turns is not None:
             self._turns.close()
             self._turns = None
@@ -130,6 +130,11 @@ class Threads:
         if torch.get_num_threads() != self._now:
             self._most = self._now = torch.get_num_threads()
         return self._most
+
+    def keep(self) -> None:
+        """Let the number be that without other programs from now on."""
+        self._now, self.may_change = self.most(), False
+        torch.set_num_threads(self._now)
 
     def follow(self, load: Load) -> bool:
         """Change the number to what the load leaves; whether that is possible here."""

@@ -20,12 +20,13 @@ def compile_model(model: HOSER, loader: BatchLoader, precision: Precision) -> No
     blocks = model.trajectory_encoder.transformer["h"]
     parts: list[tuple[nn.Module, str]] = [(model.navigator, "forward")]
     parts += [part for block in blocks for part in ((block.mlp, "forward"), (block.attn, "attend"))]
+    THREADS.keep()  # what is compiled is compiled for a number of threads
     for module, name in parts:
         setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
     reason = _try(model, loader, precision)
     failures = loader.processes.all_reduce(torch.tensor(0 if reason is None else 1))
-    THREADS.may_change = bool(failures)  # what is compiled is compiled for a number of threads
     if failures:
+        THREADS.may_change = True
         for module, name in parts:
             delattr(module, name)
         logger.warning(

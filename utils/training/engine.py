@@ -11,7 +11,7 @@ from loguru import logger
 from torch import Tensor, nn
 
 from models.hoser import HOSER
-from models.thread_count import one_thread, threads_for
+from models.thread_count import threads_for
 from utils.config import Config
 from utils.config_sections import OptimizerConfig, TeacherConfig
 from utils.data.loader import BatchLoader
@@ -122,10 +122,7 @@ def optimizer_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     precision.scaler.unscale_(optimizer)
-    parameters = list(model.parameters())
-    with one_thread():  # the sum over millions of gradients
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     precision.scaler.step(optimizer)
     precision.scaler.update()
     optimizer.zero_grad()
@@ -179,9 +176,8 @@ def evaluate(model: HOSER, loader: BatchLoader, precision: Precision, title: str
         totals[0] += (~prediction.logits.isfinite()).sum()
         totals[1] += len(batch.road_id)
         totals[2] += (scores.rank == 0).sum()
-        errors = (scores.relative_log_time_error, scores.relative_time_error, scores.time_error_s)
-        with one_thread():  # sums over many steps
-            totals[3:] += torch.stack([error.sum(dtype=torch.float64) for error in errors])
+        for i, error in enumerate((scores.relative_log_time_error, scores.relative_time_error, scores.time_error_s)):
+            totals[3 + i] += error.sum(dtype=torch.float64)
     not_finite, steps, *sums = loader.processes.all_reduce(totals).tolist()
     check_predictions(not_finite == 0 and math.isfinite(sums[1]), title)
     return Metrics(*(value / steps for value in sums))
