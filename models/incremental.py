@@ -11,6 +11,7 @@ roads, what depends on a destination alone once for all zones.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ from models.trajectory_encoder import Block, CausalSelfAttention
 
 ROADS_AT_ONCE = 65_536  # of a large network, so that what is in between stays small
 PAST_END = -1e30  # added to a score: its weight is 0
+
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # of `_scores`
 
 
 class IncrementalHOSER:
@@ -117,14 +120,33 @@ def _attend(q: Tensor, q_relative: Tensor, keys: Tensor, values: Tensor, groups:
     size = [len(paths.relation) for paths in groups]
     for paths, q_part, r_part in zip(groups, q.split(size), q_relative.split(size), strict=True):
         P, _, T = paths.relation.shape
-        key = keys.index_select(0, paths.row.view(-1)).view(P * H, T, C)
-        # (Keys times query, instead of query times keys, takes five times as long.)
-        score = torch.bmm(q_part.reshape(P * H, 1, C), key.transpose(1, 2)).view(P, H, T)
-        weight = F.softmax(score.baddbmm_(r_part, paths.relation), dim=-1)
+        added = torch.bmm(r_part, paths.relation).view(P * H, T)
+        weight = F.softmax(_scores(q_part.reshape(P * H, C), keys, paths.row, added), dim=-1).view(P, H, T)
         relative.append(torch.bmm(weight, paths.relation[:, :2].transpose(1, 2)).view(P, 2 * H))
         weights = weight.view(P * H, T)
         mixed.append(F.embedding_bag(paths.row, values, mode="sum", per_sample_weights=weights).view(P, H * C))
     return (mixed[0], relative[0]) if len(groups) == 1 else (torch.cat(mixed), torch.cat(relative))
+
+
+def _scores(q: Tensor, keys: Tensor, row: Tensor, added: Tensor) -> Tensor:
+    """q_i . keys[row_ij] + added_ij, [n, T].
+
+    Args:
+        q: [n, C].
+        keys: [rows, C].
+        row: [n, T].
+        added: [n, T].
+    """
+    n, T = row.shape
+    if q.device.type == "cpu" and torch.backends.mkl.is_available():
+        # A product at the places of a sparse matrix reads each row of keys where it is, instead of copying it first:
+        # a search in a large city takes a fifth less time.
+        begin = torch.arange(0, (n + 1) * T, T, dtype=row.dtype)
+        added = torch.sparse_csr_tensor(begin, row.view(-1), added.view(-1), (n, len(keys)), check_invariants=False)
+        return torch.sparse.sampled_addmm(added, q, keys.T).values().view(n, T)
+    key = keys.index_select(0, row.view(-1)).view(n, T, -1)
+    # (Keys times query, instead of query times keys, takes five times as long.)
+    return torch.baddbmm(added.unsqueeze(1), q.unsqueeze(1), key.transpose(1, 2)).squeeze(1)
 
 
 @dataclass(frozen=True)

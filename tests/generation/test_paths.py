@@ -73,8 +73,12 @@ def grown(paths: PathModel, roads: list[list[int]], times: list[list[int]]) -> d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_a_path_that_grows_gives_what_the_whole_path_gives(seed: int, city: City, model: HOSER) -> None:
+@pytest.mark.parametrize(("seed", "mkl"), [(0, True), (1, True), (2, True), (3, False)])
+def test_a_path_that_grows_gives_what_the_whole_path_gives(
+    seed: int, mkl: bool, city: City, model: HOSER, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not mkl:  # as with other processors and on a GPU
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     rng = np.random.default_rng(seed)
     lengths = [2, 3, 90, *rng.integers(2, 40, size=60)]
     roads = [random_walk(city, rng, int(length)) for length in lengths]

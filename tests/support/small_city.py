@@ -50,7 +50,7 @@ class Small:
             else:
                 before = nodes[roads[:-1]]
                 node = before.next.node(before.next.rows()[roads[-1]], before)
-            if not paths.degree(node.road):
+            if not paths.candidates(node.road):
                 return {}
             nodes[roads] = node
             paths.extend([node], [query])

@@ -46,4 +46,6 @@ def _copy(value: Any) -> Any:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
+    if a.layout is torch.sparse_csr:
+        a, b = a.values(), b.values()
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())

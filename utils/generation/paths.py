@@ -148,7 +148,7 @@ class PathModel:
         self.device = model.road2zone.device
         self._tables = RoadTables.from_network(network).to(self.device)
         self.statistics = statistics
-        self._first = network.reach_ptr.tolist()
+        self._first, self._reach = network.reach_ptr.tolist(), network.reach_road.tolist()
         self.cores = FreeCores(self.device)
         self._free: list[int] = []
         self._ancestors = torch.empty(0, 64, dtype=torch.int32, device=self.device)  # [slots, T], of each slot's path
@@ -160,9 +160,9 @@ class PathModel:
         """Memory of a path."""
         return self._model.slot_bytes
 
-    def degree(self, road: int) -> int:
-        """How many roads can be reached from a road."""
-        return self._first[road + 1] - self._first[road]
+    def candidates(self, road: int) -> list[int]:
+        """The roads that can be reached from a road."""
+        return self._reach[self._first[road] : self._first[road + 1]]
 
     def start(self, query: Query) -> Node:
         """The path of the origin alone."""
@@ -222,7 +222,7 @@ class PathModel:
             [node.slot if node.before is None else node.before.slot for node in nodes],
             [node.road for node in nodes],
             [query.destination for query in queries],
-            [self.degree(node.road) for node in nodes],
+            [self._first[node.road + 1] - self._first[node.road] for node in nodes],
         ]
         slot, before, road, destination, degree = torch.from_numpy(np.array(columns)).to(self.device)
         step, index = ragged_arange(degree, sum(columns[-1]))

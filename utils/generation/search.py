@@ -51,7 +51,7 @@ class _Search:
     def __post_init__(self) -> None:
         self._note(self.query.origin, 0.0)
 
-    def advance(self, degree: Callable[[int], int]) -> bool:
+    def advance(self, candidates: Callable[[int], list[int]]) -> bool:
         """Pop and extend paths until the model must be asked about one (`waiting`; False) or the end (True)."""
         limit = self.rule.max_expansions or float("inf")
         while True:
@@ -69,12 +69,15 @@ class _Search:
                     continue
                 if self.fallback is None or node.distance_m < self.fallback.distance_m:
                     self.fallback = node
-                if not degree(node.road):
+                if not candidates(node.road):
                     continue
-            if node.next is None:
+            if node.next is not None:
+                self._extend(node)
+            elif self._can_push(node, candidates):
                 self.waiting = node
                 return False
-            self._extend(node)
+            else:
+                self.expansions += 1
 
     def _settle(self, node: Node) -> bool:
         """Whether a popped path counts."""
@@ -94,6 +97,13 @@ class _Search:
                     self._note(road, log_prob)
                 heapq.heappush(self.heap, after.node(row, node))
         self.expansions += 1
+
+    def _can_push(self, node: Node, candidates: Callable[[int], list[int]]) -> bool:
+        """Whether the model must be asked about a path: with a candidate, it is at most as probable as without."""
+        if self.rule.is_exact:
+            return True
+        log_prob, least = -node, self.least
+        return any(not log_prob <= least.get(road, math.nan) for road in candidates(node.road))  # as in `_is_wanted`
 
     def _is_wanted(self, road: int, log_prob: float) -> bool:
         """Whether a path to a road is pushed: one of the k best to it so far; or, exactly, any that can arrive.
@@ -115,7 +125,7 @@ class _Search:
         if len(best) == self.rule.k:
             self.least[road] = best[0]
 
-    def ahead(self, number: int, degree: Callable[[int], int]) -> Iterator[Node]:
+    def ahead(self, number: int, candidates: Callable[[int], list[int]]) -> Iterator[Node]:
         """Paths that will probably be popped next: the search is played on, as far as the model has been asked.
 
         What the model says about a path depends on nothing else, so it may be asked before; only if the path is
@@ -133,7 +143,7 @@ class _Search:
                 for row in range(after.begin, after.end):
                     if self._is_wanted(answers.road[row], answers.log_prob[row]):
                         heapq.heappush(heap, after.node(row, node))
-            elif degree(node.road):
+            elif self._can_push(node, candidates):
                 number -= 1
                 yield node
 
@@ -164,7 +174,7 @@ def search_trips(
             place = todo.pop()
             leads = reachability.to(queries[place].destination)
             active[place] = _Search(queries[place], rule, [starts[place]], leads)
-        ended = [place for place, search in active.items() if search.advance(paths.degree)]
+        ended = [place for place, search in active.items() if search.advance(paths.candidates)]
         for place in ended:
             search = active.pop(place)
             paths.release(search.slots)
@@ -179,7 +189,7 @@ def _ask(paths: PathModel, searches: list[_Search], slots: int) -> None:
     asked = [(search.waiting, search) for search in searches]
     ahead = min(slots, ROWS) // len(searches) - 1
     if ahead > 0:
-        asked += [(node, search) for search in searches for node in search.ahead(ahead, paths.degree)]
+        asked += [(node, search) for search in searches for node in search.ahead(ahead, paths.candidates)]
     paths.extend([node for node, _ in asked], [search.query for _, search in asked])
     for node, search in asked:
         search.slots.append(node.slot)

@@ -89,7 +89,7 @@ def _status(paths: PathModel, walk: _Walk, query: Query, max_steps: int) -> str 
     """How a trip ends where it is; None: it goes further."""
     if walk.node.road == query.destination:
         return "reached"
-    if not paths.degree(walk.node.road):
+    if not paths.candidates(walk.node.road):
         return "dead_end"
     return "limit" if walk.steps >= max_steps else None
 
