@@ -73,7 +73,7 @@ def grown(paths: PathModel, roads: list[list[int]], times: list[list[int]]) -> d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "mkl"), [(0, True), (1, True), (2, True), (3, False)])
+@pytest.mark.parametrize(("seed", "mkl"), [(0, True), (1, False)])
 def test_a_path_that_grows_gives_what_the_whole_path_gives(
     seed: int, mkl: bool, city: City, model: HOSER, monkeypatch: pytest.MonkeyPatch
 ) -> None:

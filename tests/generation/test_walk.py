@@ -1,6 +1,7 @@
 """Walks take the best road, or draw from the model's own distribution, whatever else is walked at the same time."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -32,9 +33,17 @@ def test_greedy_takes_the_most_probable_road_at_each_step(small: Small, query: Q
     assert trip.expansions == len(path) - 1
 
 
-def probabilities(small: Small, temperature: float, top_k: int, roads: int = 14) -> dict[tuple[int, ...], float]:
+@pytest.fixture(scope="module")
+def after(small: Small) -> Callable[[tuple[int, ...]], dict[int, float]]:
+    """What the model says, asked once about each path."""
+    return small.next_of(QUERY)
+
+
+def probabilities(
+    small: Small, after: Callable, temperature: float, top_k: int, roads: int = 14
+) -> dict[tuple[int, ...], float]:
     """Of all paths to the destination of up to so many roads, each step among the roads that lead there."""
-    after, leads = small.next_of(QUERY), Reachability(small.city.network).to(QUERY.destination)
+    leads = Reachability(small.city.network).to(QUERY.destination)
     found, todo = {}, [((QUERY.origin,), 0.0, 1.0)]
     while todo:
         path, log_prob, probability = todo.pop()
@@ -50,12 +59,15 @@ def probabilities(small: Small, temperature: float, top_k: int, roads: int = 14)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (2.0, 0), (0.5, 2)])
-def test_samples_have_the_distribution_of_the_model(small: Small, temperature: float, top_k: int) -> None:
+def test_samples_have_the_distribution_of_the_model(
+    small: Small, after: Callable, temperature: float, top_k: int
+) -> None:
     number = 1000
     options = {"method": "sample", "k": number, "temperature": temperature, "top_k": top_k}
     [trips] = generated(small, [QUERY], slots=1000, **options)
     drawn = Counter(tuple(trip.road) for trip in trips)
-    expected = {path: number * p for path, p in probabilities(small, temperature, top_k).items() if number * p >= 5}
+    distribution = probabilities(small, after, temperature, top_k)
+    expected = {path: number * p for path, p in distribution.items() if number * p >= 5}
     assert len(expected) >= 5
     found = [drawn[path] for path in expected]
     rest = number - sum(expected.values())

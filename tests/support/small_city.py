@@ -1,5 +1,6 @@
 """A network that is small enough to follow every path through it, and what a model thinks of each."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Small:
             paths.extend([node], [query])
             return {road: node.next.answers.log_prob[row] for road, row in node.next.rows().items()}
 
-        return after
+        return functools.cache(after)
 
 
 def make_small_city(folder: Path) -> Small:

@@ -73,7 +73,9 @@ def stop_after(folder: Path, text: str, number: int, *arguments: str) -> int | N
     with Script(command(*arguments), folder) as script:
         script.wait_until(lambda: text in script.stderr)
         script.send_signal(number)
-        return script.wait()
+        code = script.wait()
+        assert "W&B cannot" not in script.stderr, script.stderr
+        return code
 
 
 def impatient(folder: Path, *arguments: str) -> list[str]:
