@@ -12,6 +12,7 @@ import optuna
 import pytest
 from helpers import error_of
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 
 from utils.config import Config, load_config
@@ -156,6 +157,20 @@ def test_a_grid_has_each_combination_of_choices_once(messages: list[str]) -> Non
         study.tell(trial, sum(trial.suggest_categorical(key, item.choices) for key, item in distributions.items()))
     found = {tuple(trial.params.values()) for trial in study.trials}
     assert found == set(itertools.product(lambdas.choices, windows.choices))
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_grid_leaves_nothing_out_where_machines_ask_at_once_and_a_dead_trial_is_repeated() -> None:
+    distributions = {"distill.window": CategoricalDistribution([2, 4, 8])}
+    study = optuna.create_study(direction="maximize")
+    study.sampler = make_sampler(OptunaConfig(sampler="grid"), 1, 0, distributions)
+    dead, other = study.ask(), study.ask()  # by machines that both saw an empty study
+    study.tell(dead, state=TrialState.FAIL)  # before it had its value
+    RetryHeartbeatStaleTrialCallback()(study, study.trials[0])
+    for trial in (other, study.ask(), study.ask()):
+        study.tell(trial, trial.suggest_categorical("distill.window", [2, 4, 8]))
+    finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert [trial.params["distill.window"] for trial in finished] == [4, 2, 8]
 
 
 def test_a_grid_of_a_range_is_an_error() -> None:

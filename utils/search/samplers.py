@@ -12,7 +12,8 @@ import optuna
 from loguru import logger
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import HyperbandPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from utils.config_sections import OptunaConfig
 from utils.errors import UserError
@@ -80,10 +81,7 @@ def make_sampler(
     """
     own_seed = int(np.random.SeedSequence([seed, trial_number]).generate_state(1)[0])
     if settings.sampler == "grid":
-        combinations = _grid(distributions)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return PartialFixedSampler(combinations[trial_number % len(combinations)], RandomSampler(own_seed))
+        return GridInOrder(_grid(distributions))
     if settings.sampler == "tpe":
         return TPESampler(seed=own_seed, n_startup_trials=settings.n_startup_trials)
     with warnings.catch_warnings():
@@ -94,6 +92,39 @@ def make_sampler(
             consider_pruned_trials=True,  # otherwise it would learn from the few trials that Hyperband does not prune
             warn_independent_sampling=False,
         )
+
+
+class GridInOrder(BaseSampler):
+    """The combinations one after another, by the numbers of the trials.
+
+    (Optuna's own grid draws them at random, and the same one twice where several processes ask at once.)
+    """
+
+    def __init__(self, combinations: list[dict[str, Any]]):
+        self._combinations = combinations
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: each value is asked for by itself."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A value of the trial's combination. A trial that repeats a dead one has the combination of that one."""
+        number = min([trial.number, *repeated_by(trial)])
+        repeats = sum(bool(repeated_by(other)) for other in study.get_trials(deepcopy=False)[:number])
+        return self._combinations[(number - repeats) % len(self._combinations)][param_name]
+
+
+def repeated_by(trial: FrozenTrial) -> list[int]:
+    """Numbers of the trials whose heartbeat stopped, and whose values this trial repeats."""
+    return trial.system_attrs.get("retry_history", [])
 
 
 class EpochHyperband(HyperbandPruner):

@@ -21,7 +21,7 @@ from utils.config import Config, config_to_dict, flatten
 from utils.errors import UserError
 from utils.files.atomic import atomic_write, make_folder
 from utils.files.locks import FolderInUseError, file_lock, folder_lock
-from utils.search.samplers import make_pruner, make_sampler
+from utils.search.samplers import make_pruner, make_sampler, repeated_by
 from utils.search.space import SearchSpace
 from utils.search.storage import JOURNAL, open_database, open_journal, storage_errors
 
@@ -249,6 +249,9 @@ class SharedStudy:
             # Heartbeats are recorded, though not by Optuna's own loop.
             warnings.filterwarnings("ignore", message="Heartbeat of storage")
             trial = self.study.ask()
+        if trial.number != len(trials):  # another machine has asked in the meantime: draw again with the own seed
+            self._seed_sampler(trial.number)
+            trial = optuna.Trial(self.study, trial._trial_id)
         stack.enter_context(folder_lock(self.trial_folder(trial.number)))
         stack.enter_context(get_heartbeat_thread(trial._trial_id, self.study._storage))
         return self._claim(trial, is_resumed=False)
@@ -270,7 +273,7 @@ class SharedStudy:
 
 def replacements(trials: list[FrozenTrial]) -> dict[int, int]:
     """Trials that failed because their heartbeat stopped, and the trials that repeat their values, by number."""
-    return {old: trial.number for trial in trials for old in trial.system_attrs.get("retry_history", [])}
+    return {old: trial.number for trial in trials for old in repeated_by(trial)}
 
 
 def best_value(trial: FrozenTrial) -> float | None:
