@@ -3,6 +3,7 @@
 import os
 import select
 import sys
+import threading
 
 from loguru import logger
 from tqdm import tqdm
@@ -10,6 +11,8 @@ from tqdm import tqdm
 
 def log_to_terminal(level: str = "INFO", prefix: str = "") -> None:
     """Messages of this level or a higher one go to stderr as they are."""
+    # Not tqdm's own lock, which forked processes share: one that is killed while it writes would stop the others.
+    tqdm.set_lock(threading.RLock())
     logger.remove()
     logger.add(
         lambda message: tqdm.write(f"{prefix}{message}", file=sys.stderr, end=""),
