@@ -140,7 +140,7 @@ def _scores(q: Tensor, keys: Tensor, row: Tensor, added: Tensor) -> Tensor:
     n, T = row.shape
     if q.device.type == "cpu" and torch.backends.mkl.is_available():
         # A product at the places of a sparse matrix reads each row of keys where it is, instead of copying it first:
-        # a search in a large city takes a fifth less time.
+        # with long paths (61 roads), the model's part of a search takes a sixth less time.
         begin = torch.arange(0, (n + 1) * T, T, dtype=row.dtype)
         added = torch.sparse_csr_tensor(begin, row.view(-1), added.view(-1), (n, len(keys)), check_invariants=False)
         return torch.sparse.sampled_addmm(added, q, keys.T).values().view(n, T)

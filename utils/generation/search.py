@@ -100,7 +100,7 @@ class _Search:
 
     def _can_push(self, node: Node, candidates: Callable[[int], list[int]]) -> bool:
         """Whether the model must be asked about a path: with a candidate, it is at most as probable as without."""
-        if self.rule.is_exact:
+        if self.rule.is_exact:  # what is in the heap leads to the destination, so a candidate does
             return True
         log_prob, least = -node, self.least
         return any(not log_prob <= least.get(road, math.nan) for road in candidates(node.road))  # as in `_is_wanted`

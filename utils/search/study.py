@@ -249,7 +249,7 @@ class SharedStudy:
             # Heartbeats are recorded, though not by Optuna's own loop.
             warnings.filterwarnings("ignore", message="Heartbeat of storage")
             trial = self.study.ask()
-        if trial.number != len(trials):  # another machine has asked in the meantime: draw again with the own seed
+        if trial.number != len(trials):  # queued, or another machine has asked meanwhile: draw with the own seed
             self._seed_sampler(trial.number)
             trial = optuna.Trial(self.study, trial._trial_id)
         stack.enter_context(folder_lock(self.trial_folder(trial.number)))
