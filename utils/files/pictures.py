@@ -6,12 +6,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
-def png_of(figure: Figure, dpi: float | str = "figure") -> bytes:
+def png_of(figure: Figure, dpi: float | None = None) -> bytes:
     """The figure as a PNG file, `dpi` pixels an inch (by default its own); it is closed."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
+    if dpi is not None:
+        figure.set_dpi(dpi)
+    FigureCanvasAgg(figure).print_png(file)  # `savefig` draws everything twice
     plt.close(figure)
     return file.getvalue()
