@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,12 @@ def references() -> Callable[[Program], Reference]:
 
 
 @pytest.fixture
-def campaign(program: Program, references: Callable[[Program], Reference], tmp_path: Path) -> Campaign:
+def campaign(
+    program: Program, references: Callable[[Program], Reference], tmp_path: Path, request: pytest.FixtureRequest
+) -> Campaign:
     """Faults into `program`."""
+    if not request.config.getoption("--long"):
+        program = replace(program, command=[*program.command, *program.small])
     return Campaign(program, references(program), tmp_path)
 
 

@@ -46,6 +46,7 @@ class Program:
     make: Callable[[Path], object]  # fills an empty folder
     result: Callable[[Path], dict[str, Any]]  # what must come out the same
     bears_faults: bool = False  # it succeeds without some of its files, which it makes when it is run again
+    small: tuple[str, ...] = ()  # options that make it quicker, for all but `--long`
 
     def __str__(self) -> str:
         return self.name
@@ -192,6 +193,7 @@ PROGRAMS = (
         ),
         make_taught,
         searched,
+        small=("--n_trials", "1"),
     ),
     Program("prepare_dataset.py", mini("tools/prepare_dataset.py"), make_unprepared, prepared, bears_faults=True),
     Program(

@@ -113,9 +113,8 @@ def test_distillation_by_three_processes_is_that_of_one(project: Path) -> None:
 
 def test_vanilla_training_by_two_processes_is_that_of_one(project: Path) -> None:
     command = mini("train.py", *SETTINGS)
-    done = torchrun(2, command, project)
-    assert done.returncode == 0, done.stderr
-    assert [done.stderr.count(text) for text in ("epoch 1/3", "best model:", "loading epoch_")] == [1, 1, 1]
+    said = finish(2, command, project)
+    assert [said.count(text) for text in ("epoch 1/3", "best model:", "loading epoch_")] == [1, 1, 1]
     (project / "tensorboard_log" / "Mini" / "seed3").rename(project / "several")
     assert files(project / "save" / "Mini" / "seed3") == {"epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "best.pth"}
     assert run(command, project).returncode == 0

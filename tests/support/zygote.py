@@ -25,12 +25,14 @@ from pathlib import Path
 import torch
 
 LIBRARIES = (
+    "alembic.command",
     "kahip",
     "loguru",
     "matplotlib.backends.backend_agg",
     "matplotlib.pyplot",
     "optuna",
     "optuna.importance",
+    "requests",
     "scipy.sparse.csgraph",
     "sqlalchemy.orm",
     "tensorboard.backend.event_processing.event_file_loader",
@@ -39,6 +41,14 @@ LIBRARIES = (
     "wandb",
     "wandb.apis.public",
     "yaml",
+)
+# Parts of W&B's client that it imports when they are first used, which takes it seconds. Other versions may lack them.
+PARTS_OF_WANDB = (
+    "wandb.apis._generated.get_default_entity",
+    "wandb.sdk.artifacts._generated.fragments",
+    "wandb.sdk.artifacts._generated.operations",
+    "wandb.sdk.artifacts._models.pagination",
+    "wandb.sdk.launch.inputs.internal",
 )
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -85,6 +95,9 @@ def serve(address: str, folder: str) -> None:
     """Answer requests as long as `folder` is there."""
     for library in LIBRARIES:
         __import__(library)
+    for part in PARTS_OF_WANDB:
+        with contextlib.suppress(ImportError):
+            __import__(part)
     try:
         import_the_project()
         warm_up()
