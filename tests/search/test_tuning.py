@@ -396,7 +396,7 @@ def started(worker: Script) -> list[str]:
 
 
 def test_processes_share_a_journal_and_resume_the_trial_of_one_that_is_killed(fresh: TunedStudy) -> None:
-    command = tune_command(epochs=4, trials=4)
+    command = tune_command(epochs=4, trials=3)
     with Script(command, fresh.project) as killed, Script(command, fresh.project) as living:
         killed.wait_until(lambda: started(killed) and started(living), TIMEOUT_S)
         killed.kill()
@@ -405,13 +405,13 @@ def test_processes_share_a_journal_and_resume_the_trial_of_one_that_is_killed(fr
         assert re.findall(r"^trial (\d+): resumed", living.stderr, re.M) == [mine]  # and no trial of the living one
         assert (killed.stderr + living.stderr).count("baseline: training") == 1
     trials = fresh.trials()
-    assert len(trials) == 4
+    assert len(trials) == 3
     assert all(trial.state.is_finished() and "error" not in trial.user_attrs for trial in trials)
-    assert len({trial.params["optimizer_config.learning_rate"] for trial in trials}) == 4
+    assert len({trial.params["optimizer_config.learning_rate"] for trial in trials}) == 3
 
 
 def test_a_full_disk_ends_the_search_and_not_its_trials(fresh: TunedStudy) -> None:
-    command = tune_command("--no-baseline", epochs=8, trials=2)
+    command = tune_command("--no-baseline", epochs=4, trials=1)
     with Script(command, fresh.project) as worker:
         worker.wait_until(lambda: epochs_done(fresh) >= 1)
         resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -422,7 +422,7 @@ def test_a_full_disk_ends_the_search_and_not_its_trials(fresh: TunedStudy) -> No
     assert fresh.states() == ["RUNNING"]
     done = tune(command, fresh)
     assert done.returncode == 0, done.stderr
-    assert all(state in ("COMPLETE", "PRUNED") for state in fresh.states())
+    assert fresh.states() in (["COMPLETE"], ["PRUNED"])
 
 
 # Several machines ----------------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ def test_machines_share_a_postgresql_server_and_repeat_the_trial_of_one_that_is_
     """Two folders that do not see each other's files stand for two machines."""
     here, there = (TunedStudy(Path(shutil.copytree(template, tmp_path / name))) for name in ("here", "there"))
     with postgresql() as url:
-        command = tune_command("--no-baseline", "--storage", url, epochs=12, trials=3)
+        command = tune_command("--no-baseline", "--storage", url, epochs=6, trials=3)
         with Script(command, here.project) as killed:
             killed.wait_until(lambda: started(killed), TIMEOUT_S)
             with Script(command, there.project) as living:
