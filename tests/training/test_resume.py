@@ -545,10 +545,6 @@ def test_a_bad_trial_is_pruned_and_a_good_one_is_not(project: DistilledRun, monk
     assert states[:1] == ["COMPLETE"]
     assert states[:3].count("COMPLETE") >= 2
     assert "PRUNED" in states[3:]
-    assert (
-        "COMPLETE" not in [state for state, rate in zip(states, rates, strict=True) if rate < 1e-6]
-        or "PRUNED" in states
-    )
     for trial in study.trials:
         content = torch.load(project.folder / "save" / "Mini" / f"trial_{trial.number}" / "checkpoint_latest.pth")
         # Each epoch with a checkpoint is reported, the one that led to pruning too.
