@@ -73,7 +73,7 @@ def choose(request: pytest.FixtureRequest, part: int, program: Program) -> Calla
         """`few` of them at random; with --long `many` (None: all) of those of this part."""
         rng = random.Random(f"{program} {part}")
         if not is_long:
-            return sorted(rng.sample(events, 1 if program.name == "tune_hoser.py" else few))  # takes ten times as long
+            return sorted(rng.sample(events, few))
         mine = events[part::PARTS]
         return mine if many is None else sorted(rng.sample(mine, min(many, len(mine))))
 
