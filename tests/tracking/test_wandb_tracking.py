@@ -150,6 +150,18 @@ class TestOffline:
         assert stored.files["best.pth"] == best
         assert [artifact.files["best.pth"] for artifact in server.artifacts] == [best]
 
+    def test_parts_that_started_in_the_same_second_are_set_aside_side_by_side(self, tmp_path: Path) -> None:
+        from utils.tracking import wandb_run
+
+        for content in (b"first", b"second", b"third"):
+            part = tmp_path / "offline-run-20260131_120000-abc"
+            part.mkdir()
+            (part / "run-abc.wandb").write_bytes(content)
+            assert wandb_run._rows_of_parts(wandb_run._parts(tmp_path, "abc"), rows_done=0) == 0
+        kept = [path.read_bytes() for path in sorted(tmp_path.glob("set-aside-offline-run-*/*.wandb"))]
+        assert kept == [b"first", b"second", b"third"]
+        assert not list(tmp_path.glob("offline-run-*"))
+
     def test_parts_may_be_synced_in_between_untracked_or_online(
         self, offline: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:

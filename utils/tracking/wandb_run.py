@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -141,7 +142,10 @@ def _is_synced(part: Path) -> bool:
 
 
 def _set_aside(part: Path) -> None:
-    part.rename(part.with_name(SET_ASIDE + part.name))
+    # A part that starts in the second in which another one was set aside gets the same name.
+    numbers = itertools.chain([""], map("-{}".format, itertools.count(2)))
+    names = (part.with_name(SET_ASIDE + part.name + number) for number in numbers)
+    part.rename(next(path for path in names if not path.exists()))
 
 
 def _rows_of_parts(parts: list[Path], rows_done: int) -> int:
