@@ -41,8 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than the machine has cores: many tests wait for a process, a service or a lock."""
-    return len(own_cores()) + 2
+    """One more than the machine has cores: some tests wait for a service or a lock. (Each takes 13 s to start.)"""
+    return len(own_cores()) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
