@@ -103,7 +103,10 @@ class _Search:
         if self.rule.is_exact:  # what is in the heap leads to the destination, so a candidate does
             return True
         log_prob, least = -node, self.least
-        return any(not log_prob <= least.get(road, math.nan) for road in candidates(node.road))  # as in `_is_wanted`
+        for road in candidates(node.road):  # noqa: SIM110 - `any` takes three times as long
+            if not log_prob <= least.get(road, math.nan):  # as in `_is_wanted`
+                return True
+        return False
 
     def _is_wanted(self, road: int, log_prob: float) -> bool:
         """Whether a path to a road is pushed: one of the k best to it so far; or, exactly, any that can arrive.
