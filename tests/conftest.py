@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as `fast` the tests of the files that start no program of their own, but those marked as `slow`."""
-    programs = (scripts.run, scripts.run_fresh, scripts.Script, subprocess)
+    programs = (scripts.run, scripts.Script, subprocess)
     for item in items:
         starts_programs = any(value is program for value in vars(item.module).values() for program in programs)
         if not starts_programs and "faults" not in item.path.parts and item.get_closest_marker("slow") is None:

@@ -3,10 +3,9 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from scripts import PROJECT, make_mini_project, make_mini_teacher
+from scripts import PROJECT
 
 PROGRAMS = [
     "train.py",
@@ -37,22 +36,3 @@ def test_help_and_mistakes_are_answered_before_slow_imports(argument: str, code:
     codes, modules = json.loads(done.stdout)
     assert codes == dict.fromkeys(PROGRAMS, code)
     assert not SLOW & set(modules)
-
-
-# Trains for one epoch, and prints which parts of PyTorch's compiler were imported on the way.
-TRAIN = """
-import runpy, sys
-sys.argv = sys.argv[1:]
-sys.path.insert(0, sys.argv[0].rpartition("/")[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
-print({"torch._dynamo", "sympy"} & set(sys.modules) or "none")
-"""
-
-
-def test_training_with_a_teacher_does_not_import_the_compiler(tmp_path: Path) -> None:
-    """Neither model nor optimizer nor the reading of the teacher does: it takes as long as the import of torch."""
-    make_mini_teacher(make_mini_project(tmp_path))
-    command = [sys.executable, "-c", TRAIN, str(PROJECT / "train_with_distill.py"), "--dataset", "Mini"]
-    command += ["--config", "Mini.yaml", "--cuda", "-1", "--set", "optimizer_config.max_epoch=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "none"

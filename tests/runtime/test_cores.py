@@ -1,7 +1,8 @@
 """Programs use the cores that others leave, and the number of threads changes their speed only."""
 
-import functools
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripts import make_mini_project, make_mini_teacher, mini, run, run_fresh
+from scripts import PROJECT, make_mini_project, make_mini_teacher, mini, run, script_environment
 
 from utils.runtime import cores
 from utils.runtime.cores import Load, Threads, on_free_cores, same_products
 
 CPU = torch.device("cpu")
+DISTILL = mini("train_with_distill.py", "--seed", "1", "--set", "optimizer_config.max_epoch=2")
 
 
 @pytest.fixture(autouse=True)
@@ -165,14 +167,43 @@ def test_products_are_compared_on_this_machine(monkeypatch: pytest.MonkeyPatch) 
     same_products.cache_clear()
 
 
+# Trains, and prints which parts of PyTorch's compiler were imported on the way.
+TRAIN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+print({"torch._dynamo", "sympy"} & set(sys.modules) or "none")
+"""
+
+
+@pytest.fixture(scope="module")
+def with_three_threads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run, and the last line that it printed: one in an interpreter of its own, as from a shell."""
+    folder = make_mini_teacher(make_mini_project(tmp_path_factory.mktemp("three")))
+    command = [sys.executable, "-c", TRAIN, str(PROJECT / DISTILL[0]), *DISTILL[1:]]
+    variables = {**script_environment(), "OMP_NUM_THREADS": "3"}
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=True)
+    return folder, done.stdout.splitlines()[-1]
+
+
+def results(folder: Path) -> list[object]:
+    state = torch.load(folder / "save/Mini/seed1_distill/checkpoint_latest.pth")
+    tensors = [value.numpy().tobytes() for value in state["model_state_dict"].values()]
+    return [(folder / "save/Mini/seed1_distill/best.pth").read_bytes(), tensors]
+
+
 @pytest.mark.slow
-def test_a_run_writes_the_same_files_with_any_number_of_threads(tmp_path: Path) -> None:
-    results = []
-    for start in (run, functools.partial(run_fresh, environment={"OMP_NUM_THREADS": "3"})):
-        folder = make_mini_teacher(make_mini_project(tmp_path / str(len(results))))
-        done = start(mini("train_with_distill.py", "--seed", "1", "--set", "optimizer_config.max_epoch=2"), folder)
-        assert done.returncode == 0, done.stderr
-        state = torch.load(folder / "save/Mini/seed1_distill/checkpoint_latest.pth")
-        results.append((folder / "save/Mini/seed1_distill/best.pth").read_bytes())
-        results.append([value.numpy().tobytes() for value in state["model_state_dict"].values()])
-    assert results[:2] == results[2:]
+def test_a_run_writes_the_same_files_with_any_number_of_threads(
+    with_three_threads: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = make_mini_teacher(make_mini_project(tmp_path))
+    done = run(DISTILL, folder)
+    assert done.returncode == 0, done.stderr
+    assert results(folder) == results(with_three_threads[0])
+
+
+@pytest.mark.slow
+def test_training_with_a_teacher_does_not_import_the_compiler(with_three_threads: tuple[Path, str]) -> None:
+    """Neither model nor optimizer nor the reading of the teacher does: it takes as long as the import of torch."""
+    assert with_three_threads[1] == "none"

@@ -212,19 +212,6 @@ def run(arguments: list[str], cwd: Path, timeout_s: float = 120, **options: Any)
         return subprocess.CompletedProcess(arguments, code, script.stdout, script.stderr)
 
 
-def run_fresh(
-    arguments: list[str],
-    cwd: Path,
-    timeout_s: float = 120,
-    code: Path = PROJECT,
-    environment: dict[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """As `run`, in an interpreter of its own, as from a shell; `code` may be another copy of the project."""
-    command = [sys.executable, str(code / arguments[0]), *arguments[1:]]
-    variables = script_environment() | (environment or {})
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout_s)
-
-
 def copy_of_the_project(folder: Path) -> Path:
     """The project's code in `folder`, to be changed as its users do; returns `folder`."""
     for name in ("models", "utils", "tools"):
