@@ -75,7 +75,7 @@ class IncrementalHOSER:
         groups = [_Paths.from_group(group, self.blocks[0].num_heads) for group in steps.groups]
         for block, keys, values in zip(self.blocks, self._keys, self._values, strict=True):
             q, k, v, q_relative = block.project(x)
-            keys.flatten(1).index_copy_(0, steps.slot, k)  # (flat: a step with its heads takes three times as long)
+            keys.flatten(1).index_copy_(0, steps.slot, k)  # (flat: by heads it takes up to three times as long)
             values.flatten(1).index_copy_(0, steps.slot, v)
             x = block.finish(x, *_attend(q, q_relative, keys, values, groups))
         destination_zone = self.road2zone.index_select(0, steps.destination_road_id)
@@ -163,7 +163,7 @@ class _Affine:
         """Of a weight [out, in].
 
         A line more lies between the rows: 4,096 bytes apart, those of a block of columns would all have their places in
-        the same part of the cache, and replace each other (a sixth of the time of a product of few rows).
+        the same part of the cache, and replace each other (a fifth of the time, with few rows).
         """
         outputs, inputs = weight.shape
         columns = -(-outputs // LINE) * LINE
