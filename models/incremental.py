@@ -24,7 +24,7 @@ from models.trajectory_encoder import Block, CausalSelfAttention
 
 ROADS_AT_ONCE = 65_536  # of a large network, so that what is in between stays small
 PAST_END = -1e30  # added to a score: its weight is 0
-LINE = 16  # numbers in a line of a processor's cache
+LINE = 16  # float32 numbers in a line of a processor's cache
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # of `_scores`
 
@@ -154,7 +154,7 @@ def _scores(q: Tensor, keys: Tensor, row: Tensor, added: Tensor) -> Tensor:
 class _Affine:
     """x -> x W + b with W as [in, out], which a product of few rows is fastest with."""
 
-    weight: Tensor  # [in, out], and zeros up to a whole line of the cache
+    weight: Tensor  # [in, out], padded with zeros to a whole line of the cache
     bias: Tensor
     outputs: int
 
@@ -162,8 +162,9 @@ class _Affine:
     def from_rows(weight: Tensor, bias: Tensor) -> _Affine:
         """Of a weight [out, in].
 
-        A line more lies between the rows: 4,096 bytes apart, those of a block of columns would all have their places in
-        the same part of the cache, and replace each other (a fifth of the time, with few rows).
+        A line more lies between the rows: a power of two apart, as with the published sizes, those of a block of
+        columns would all have their places in the same part of the cache, and evict each other, which costs a fifth of
+        the time of a product of few rows.
         """
         outputs, inputs = weight.shape
         columns = -(-outputs // LINE) * LINE

@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than the machine has cores: some tests wait for a service or a lock. (Each takes 13 s to start.)"""
+    """One more than the machine has cores: some tests wait for a service or a lock. (Each takes seconds to start.)"""
     return len(own_cores()) + 1
 
 

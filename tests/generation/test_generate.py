@@ -152,7 +152,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(trained: Path) -> None:
 
 
 def test_an_unfinished_group_of_blocks_is_generated_again_to_the_same_bytes(trained: Path) -> None:
-    command = generate("--queries", "train-od", "--number", "1100", "--max_expansions", "30", "--slots", "600")
+    command = generate("--queries", "train-od", "--number", "1100", "--max_expansions", "100", "--slots", "600")
     done = run([*command, "--out", "whole"], trained)
     assert done.returncode == 0, done.stderr
     parts = trained / "killed" / ".parts"

@@ -19,16 +19,15 @@ from utils.training.losses import HOSERLoss
 ONE_LAYER = "trajectory_encoder_config.num_layers=1"  # each is compiled on its own
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its graphs are captured as ever, and then run by PyTorch: generating code for them takes a minute."""
     import torch._dynamo
 
-    trips = make_mini_project(tmp_path) / "data" / "Mini" / "train.csv"
-    # Of ten roads each: one group a batch. (A group of one trip, or of one step, is a graph of its own.)
-    trips.write_text("".join(row for row in trips.open() if "time_list" in row or row.count("Z") == 10))
-    config = load_config("Mini", tmp_path / "Mini.yaml", [ONE_LAYER, "optimizer_config.batch_size=5"])
+    make_mini_project(tmp_path)
+    config = load_config("Mini", tmp_path / "Mini.yaml", [ONE_LAYER])
     city = load_city("Mini", config, tmp_path / "data" / "Mini")
     loader = make_loaders(city, config, "cpu")["train"]
     loss_function = HOSERLoss(loader.statistics)
@@ -51,6 +50,7 @@ def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_model_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:

@@ -16,7 +16,7 @@ from utils.runtime import cores
 from utils.runtime.cores import Load, Threads, on_free_cores, same_products
 
 CPU = torch.device("cpu")
-DISTILL = mini("train_with_distill.py", "--seed", "1", "--set", "optimizer_config.max_epoch=2")
+DISTILL = mini("train_with_distill.py", "--cuda", "-1", "--seed", "1", "--set", "optimizer_config.max_epoch=2")
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,8 @@ def with_three_threads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     folder = make_mini_teacher(make_mini_project(tmp_path_factory.mktemp("three")))
     command = [sys.executable, "-c", TRAIN, str(PROJECT / DISTILL[0]), *DISTILL[1:]]
     variables = {**script_environment(), "OMP_NUM_THREADS": "3"}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     return folder, done.stdout.splitlines()[-1]
 
 

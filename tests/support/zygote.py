@@ -42,7 +42,7 @@ LIBRARIES = (
     "wandb.apis.public",
     "yaml",
 )
-# Parts of W&B's client that it imports when they are first used, which takes it seconds. Other versions may lack them.
+# Parts of W&B's client that are imported on first use, which takes seconds. Other versions may lack them.
 PARTS_OF_WANDB = (
     "wandb.apis._generated.get_default_entity",
     "wandb.sdk.artifacts._generated.fragments",

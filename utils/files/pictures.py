@@ -15,6 +15,6 @@ def png_of(figure: Figure, dpi: float | None = None) -> bytes:
     file = io.BytesIO()
     if dpi is not None:
         figure.set_dpi(dpi)
-    FigureCanvasAgg(figure).print_png(file)  # `savefig` draws everything twice
+    FigureCanvasAgg(figure).print_png(file)  # `savefig` goes through the drawing twice
     plt.close(figure)
     return file.getvalue()

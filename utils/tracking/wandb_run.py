@@ -142,7 +142,7 @@ def _is_synced(part: Path) -> bool:
 
 
 def _set_aside(part: Path) -> None:
-    # A part that starts in the second in which another one was set aside gets the same name.
+    # A part that starts in the second in which one that was set aside had started gets the same name.
     numbers = itertools.chain([""], map("-{}".format, itertools.count(2)))
     names = (part.with_name(SET_ASIDE + part.name + number) for number in numbers)
     part.rename(next(path for path in names if not path.exists()))
