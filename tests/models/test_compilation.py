@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripts import make_mini_project
+from scripts import copy_of_the_project, make_mini_project, mini, run
 
 from models.hoser import HOSER
 from utils.config import load_config
@@ -19,7 +19,6 @@ from utils.training.losses import HOSERLoss
 ONE_LAYER = "trajectory_encoder_config.num_layers=1"  # each is compiled on its own
 
 
-@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,7 +49,6 @@ def test_a_compiled_model_gives_the_same_losses_gradients_and_state_dict(
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.slow
 def test_without_a_compiler_the_model_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
@@ -64,15 +62,26 @@ def test_without_a_compiler_the_model_stays_as_it_is(
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nonexistent"))
     torch._dynamo.reset()
     model = HOSER(config, city.features)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = [set(vars(module)) for module in model.modules()]
     compile_model(model, loader, Precision(config.training.precision, loader.device))
     [message] = messages
     assert message.startswith("training.compile: torch.compile fails here (")
-    block = model.trajectory_encoder.transformer["h"][0]
-    assert not any(
-        name in vars(part) for part in (model.navigator, block.mlp, block.attn) for name in ("forward", "attend")
-    )
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [set(vars(module)) for module in model.modules()] == before  # no method is another one
+
+
+def test_training_goes_on_without_a_compiler_as_without_the_switch(project: Path) -> None:
+    code = copy_of_the_project(project / "code")
+    with (code / "utils" / "training" / "compile.py").open("a") as file:
+        file.write("\ndef _compile(*_, **__):\n    raise RuntimeError('no compiler here')\ntorch.compile = _compile\n")
+    models = []
+    for switch in ("true", "false"):
+        script, *arguments = mini("train.py", "--set", "optimizer_config.max_epoch=1", "--seed", "1", "--cuda", "-1")
+        done = run([str(code / script), *arguments, "--set", f"training.compile={switch}"], project)
+        assert done.returncode == 0, done.stderr
+        told = done.stderr.count("training.compile: torch.compile fails here (no compiler here)")
+        assert told == (switch == "true")
+        models.append((project / "save" / "Mini" / "seed1" / "best.pth").read_bytes())
+    assert models[0] == models[1]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -21,24 +21,24 @@ def compile_model(model: HOSER, loader: BatchLoader, precision: Precision) -> No
     parts: list[tuple[nn.Module, str]] = [(model.navigator, "forward")]
     parts += [part for block in blocks for part in ((block.mlp, "forward"), (block.attn, "attend"))]
     THREADS.keep()  # what is compiled is compiled for a number of threads
-    for module, name in parts:
-        setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
-    reason = _try(model, loader, precision)
+    reason = _try(parts, model, loader, precision)
     failures = loader.processes.all_reduce(torch.tensor(0 if reason is None else 1))
     if failures:
         THREADS.may_change = True
         for module, name in parts:
-            delattr(module, name)
+            vars(module).pop(name, None)
         logger.warning(
             f"training.compile: torch.compile fails here ({reason or 'on another process'}); it has no effect"
         )
 
 
-def _try(model: HOSER, loader: BatchLoader, precision: Precision) -> str | None:
-    """Why a compiled model cannot be used; None if it can. Waits for no other process."""
+def _try(parts: list[tuple[nn.Module, str]], model: HOSER, loader: BatchLoader, precision: Precision) -> str | None:
+    """Compile the parts; why the compiled model cannot be used, or None if it can. Waits for no other process."""
     try:
         # In seconds, where no compiler is found; the model takes half a minute to come that far.
         torch.compile(torch.nn.functional.gelu, dynamic=True)(torch.ones(8, device=loader.device))
+        for module, name in parts:
+            setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
         batch = next(loader.in_order())
         for training in (True, False):
             model.train(training)
