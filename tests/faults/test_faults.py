@@ -11,7 +11,7 @@ from itertools import cycle
 import pytest
 from faults.campaign import Campaign, Tally
 from faults.injector import Fault
-from faults.programs import PROGRAMS, TRAININGS
+from faults.programs import PROGRAMS, TRAININGS, Program
 
 Choose = Callable[..., list[int]]
 Report = Callable[[Tally], None]
@@ -43,8 +43,8 @@ def test_sigkill_at_any_moment(campaign: Campaign, part: int, request: pytest.Fi
 
 
 @programs
-def test_signals(campaign: Campaign, choose: Choose, report: Report) -> None:
-    kinds = cycle(random.Random(campaign.program.name).sample(("SIGTERM", "SIGINT"), 2))
+def test_signals(campaign: Campaign, program: Program, choose: Choose, report: Report) -> None:
+    kinds = cycle(("SIGTERM", "SIGINT") if PROGRAMS.index(program) % 2 else ("SIGINT", "SIGTERM"))
     faults = [Fault(next(kinds), at) for at in choose(events_of(campaign), few=1, many=4)]
     report(campaign.inject(faults, "SIGTERM, SIGINT"))
 

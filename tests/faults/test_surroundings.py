@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from faults.campaign import Campaign, Tally
@@ -14,22 +13,10 @@ from faults.programs import PROGRAMS, Program
 from scripts import Script, run
 
 Report = Callable[[Tally], None]
-Way = Callable[[Campaign, Path], None]
 
 by_name = {program.name: program for program in PROGRAMS}
 programs = pytest.mark.parametrize("program", PROGRAMS, ids=str)
 runs = pytest.mark.parametrize("program", PROGRAMS[:3], ids=str)
-
-
-@pytest.fixture
-def some_of(program: Program, request: pytest.FixtureRequest) -> Callable[[list[Any]], list[Any]]:
-    """Of several ways, the one whose turn it is with this program; with --long, all of them."""
-
-    def chosen(ways: list[Any]) -> list[Any]:
-        turn = PROGRAMS.index(program) % len(ways)
-        return ways if request.config.getoption("--long") else ways[turn : turn + 1]
-
-    return chosen
 
 
 def ends_well(script: Script) -> None:
@@ -52,8 +39,8 @@ def is_at_work(work: Path) -> bool:
 
 
 @programs
-def test_files_that_may_not_be_large(campaign: Campaign, report: Report, some_of: Callable[..., list[int]]) -> None:
-    report(campaign.limit_files(some_of([60_000, 10_000])))
+def test_files_that_may_not_be_large(campaign: Campaign, report: Report) -> None:
+    report(campaign.limit_files([10_000, 60_000]))
 
 
 @runs
@@ -105,13 +92,16 @@ def test_a_second_process_on_the_folder_of_a_run(campaign: Campaign, report: Rep
 
 @pytest.mark.parametrize("program", [by_name["prepare_dataset.py"], by_name["tune_hoser.py"]], ids=str)
 def test_two_processes_that_share_the_work(campaign: Campaign, report: Report) -> None:
+    is_search = campaign.program.name == "tune_hoser.py"
+    command = [*campaign.program.command, *["--n_trials", "2"] * is_search]  # one for each
+
     def share(work: Path) -> None:
-        with Script(campaign.program.command, work) as first, Script(campaign.program.command, work) as second:
+        with Script(command, work) as first, Script(command, work) as second:
             ends_well(first)
             ends_well(second)
 
     tally = campaign.disturb("two processes", [share])
-    if campaign.program.name == "tune_hoser.py":
+    if is_search:
         # Which values are tried depends on what has ended by then.
         assert all("left over" not in story for story in tally.stories), tally.stories
         tally.differing, tally.stories = 0, []
@@ -162,6 +152,11 @@ def hang_up(campaign: Campaign, work: Path) -> None:
 
 
 @programs
-def test_output_that_nobody_takes(campaign: Campaign, report: Report, some_of: Callable[..., list[Way]]) -> None:
-    ways = [lambda work, way=way: way(campaign, work) for way in some_of([keep_waiting, refuse, hang_up])]
+def test_output_that_nobody_takes(
+    campaign: Campaign, program: Program, report: Report, request: pytest.FixtureRequest
+) -> None:
+    """In one of three ways, whose turn it is with this program; with --long in all of them."""
+    ways = [lambda work, way=way: way(campaign, work) for way in (keep_waiting, refuse, hang_up)]
+    if not request.config.getoption("--long"):
+        ways = [ways[PROGRAMS.index(program) % len(ways)]]
     report(campaign.disturb("full and broken pipes", ways, rerun=False))
