@@ -341,18 +341,23 @@ def test_a_folder_belongs_to_one_study(fresh: TunedStudy, monkeypatch: pytest.Mo
 # Killed and started again --------------------------------------------------------------------------------------
 
 
+def duration_s(study: TunedStudy) -> float:
+    """From the start of its first trial to the end of its last one."""
+    trials = study.trials()
+    return (trials[-1].datetime_complete - trials[0].datetime_start).total_seconds()
+
+
 def test_kills_at_random_moments_change_nothing(fresh: TunedStudy, finished: TunedStudy) -> None:
     rng, kills = random.Random(5), 0
-    while True:
-        with Script(tune_command("--keep", "2"), fresh.project) as worker:
-            code = worker.wait(rng.uniform(0.6, 1.8) if kills < 4 else TIMEOUT_S)
-            if code is None:
-                worker.kill()
-                kills += 1
-                continue
-            assert code == 0, worker.stderr
-            break
-    assert kills >= 3
+    whole_s = duration_s(finished)
+    while kills < 3:
+        shutil.rmtree(fresh.folder, ignore_errors=True)  # it came to its end before it was killed often enough
+        kills, code = 0, None
+        while code is None:
+            with Script(tune_command("--keep", "2"), fresh.project) as worker:
+                code = worker.wait(rng.uniform(0.1, 0.3) * whole_s if kills < 4 else TIMEOUT_S)
+                assert not code, worker.stderr
+                kills += code is None
     assert facts(fresh.trials()) == facts(finished.trials())
     assert [row["val_acc"] for row in fresh.rows()] == [row["val_acc"] for row in finished.rows()]
     models = finished.files("trial_*/*.pth") | finished.files("baseline/*.pth")
