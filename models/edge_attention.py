@@ -1,9 +1,8 @@
-"""Attention over the edges of a graph, a block of edges at a time, with the gradients written out.
+"""Attention over the edges of a graph, with the gradients written out.
 
-A vector for each edge is tens of megabytes, and step by step all of it goes through the memory a dozen times. On a CPU
-a block of edges that is processed from start to end before the next one stays in the cache; on a GPU nearly always all
-edges are one block. Nothing of a block is kept for the backward pass, which computes it again. (Autograd over all edges
-at once, with `F.embedding_bag` for the sum, makes a training step on 43,800 roads 1.4 times as long on a CPU.)
+A vector for each edge is tens of megabytes, and step by step all of it goes through the memory a dozen times. Here it
+is computed with one pass (a sum of rows of a table), in the forward pass by blocks that stay in the cache of a CPU;
+nothing of it is kept for the backward pass, which computes it again and reads it once for each sum.
 
 To change the formula, change the forward pass of `EdgeAttention`, and its backward pass by the chain rule from d_score
 (how the loss changes with an edge's score) to what the score is computed from. The tests compare values and gradients
@@ -21,7 +20,6 @@ from torch.autograd.function import once_differentiable
 
 from models.batch import MessageGraph
 from models.ragged import segment_softmax
-from models.thread_count import threads_for
 
 NEGATIVE_SLOPE = 0.2
 # A CPU's block is, with the width of 128, 2 MB, which two cores share; a GPU's bounds its memory.
@@ -46,21 +44,19 @@ def edge_attention(l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: Mes
 
 
 class EdgeAttention(Function):
-    """`edge_attention` block by block."""
+    """`edge_attention`; z_ij = l_j + r_i + W e_ij [M, h]."""
 
     @staticmethod
     def forward(ctx: Any, l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: MessageGraph) -> Tensor:  # noqa: E741
         """Values; keeps its inputs, alpha [M] and its result for the backward pass."""
-        score = l.new_empty(len(graph.source))
+        score, member, factor = l.new_empty(len(graph.source)), *_summands(l, r, w_edge, graph)
+        table = torch.cat([l, r, w_edge.T])
         for edges in _blocks(graph):
-            source, target, attr = graph.source[edges], graph.target[edges], graph.edge_attr[edges]
-            hidden = _hidden(l.index_select(0, source), r.index_select(0, target), attr, w_edge)
-            torch.mv(F.leaky_relu_(hidden, NEGATIVE_SLOPE), att, out=score[edges])
+            z = _sums_of_rows(table, member[edges], factor[edges])
+            torch.mv(F.leaky_relu_(z, NEGATIVE_SLOPE), att, out=score[edges])
         alpha = segment_softmax(score, graph.target, len(r))
-        out = F.embedding_bag(
-            graph.source, l, graph.ptr, mode="sum", per_sample_weights=alpha, include_last_offset=True
-        )
-        ctx.save_for_backward(l, r, w_edge, att, alpha, out)
+        out = _segment_sums(l, graph.source, alpha, graph.ptr)
+        ctx.save_for_backward(l, r, w_edge, att, alpha, out, member, factor)
         ctx.graph = graph
         return out
 
@@ -68,32 +64,64 @@ class EdgeAttention(Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of l, r, W and att. With d_alpha_ij = d_out_i . l_j,
-        d_score_ij = alpha_ij (d_alpha_ij - sum_k alpha_ik d_alpha_ik) = alpha_ij (d_alpha_ij - d_out_i . out_i).
+
+            d_score_ij = alpha_ij (d_alpha_ij - sum_k alpha_ik d_alpha_ik) = alpha_ij (d_alpha_ij - d_out_i . out_i).
+
+        d_z_ij = d_score_ij leaky_relu'(z_ij) * att, and the derivative is s + (1 - s) [z > 0]. So with
+        D_l_j = sum_i d_score_ij leaky_relu'(z_ij), and D_r_i and D_W likewise (times e_ij),
+
+            d_l_j = D_l_j * att + sum_i alpha_ij d_out_i,  d_r_i = D_r_i * att,  d_W = D_W * att,
+
+        and, as leaky_relu(z) = leaky_relu'(z) * z, d_att = sum_j D_l_j * l_j + sum_i D_r_i * r_i + sum D_W * W.
+        The d_score of a target's edges add up to zero, which leaves s out of D_r.
         """
-        l, r, w_edge, att, alpha, out = ctx.saved_tensors  # noqa: E741
+        l, r, w_edge, att, alpha, out, member, factor = ctx.saved_tensors  # noqa: E741
         graph: MessageGraph = ctx.graph
+        source, target, s = graph.source, graph.target, NEGATIVE_SLOPE
         d_out = d_out.contiguous()
-        mean_d_alpha = (d_out * out).sum(1)
-        d_l, d_r, d_w, d_att = (torch.zeros_like(value) for value in (l, r, w_edge.T, att))
-        for edges in _blocks(graph):
-            source, target, attr = graph.source[edges], graph.target[edges], graph.edge_attr[edges]
-            l_j, d_out_i, a = l.index_select(0, source), d_out.index_select(0, target), alpha[edges]
-            d_score = (l_j * d_out_i).sum(1).sub_(mean_d_alpha.index_select(0, target)).mul_(a)
-            hidden = F.leaky_relu_(_hidden(l_j, r.index_select(0, target), attr, w_edge), NEGATIVE_SLOPE)
-            d_att.addmv_(hidden.T, d_score)
-            # Of the result of leaky_relu the sign tells as much as of its argument.
-            d_hidden = torch.ops.aten.leaky_relu_backward(torch.outer(d_score, att), hidden, NEGATIVE_SLOPE, True)
-            for column, d_column in zip(attr.T, d_w, strict=True):
-                d_column.addmv_(d_hidden.T, column)
-            d_r.index_add_(0, target, d_hidden)
-            d_l.index_add_(0, source, d_hidden.add_(d_out_i.mul_(a.unsqueeze(1))))
-        return d_l, d_r, d_w.T, d_att, None
+        d_alpha = torch.ops.aten._embedding_bag_per_sample_weights_backward(d_out, l, source, graph.ptr, target, 0)
+        d_score = alpha * (d_alpha - (d_out * out).sum(1).index_select(0, target))
+
+        ordered, by_source = torch.sort(source, stable=True)
+        source_ptr = torch.searchsorted(ordered, torch.arange(len(l) + 1, device=source.device))
+        is_positive = _sums_of_rows(torch.cat([l, r, w_edge.T]), member, factor).gt_(0)
+        edge, rest = torch.arange(len(source), device=source.device), (1 - s) * d_score
+        big_d_l = _segment_sums(is_positive, by_source, rest[by_source], source_ptr)
+        big_d_l += s * d_score.new_zeros(len(l), 1).index_add_(0, source, d_score.unsqueeze(1))
+        big_d_r = _segment_sums(is_positive, edge, rest, graph.ptr)
+        attributes = graph.edge_attr.T
+        sums = [_segment_sums(is_positive, edge, rest * attribute, graph.ptr).sum(0) for attribute in attributes]
+        big_d_w = torch.stack(sums) + s * (attributes @ d_score).unsqueeze(1)
+
+        d_att = (l * big_d_l).sum(0) + (r * big_d_r).sum(0) + (w_edge.T * big_d_w).sum(0)
+        d_l = _segment_sums(d_out, target[by_source], alpha[by_source], source_ptr).addcmul_(big_d_l, att)
+        return d_l, big_d_r.mul_(att), (big_d_w * att).T, d_att, None
 
 
-def _hidden(l_j: Tensor, r_i: Tensor, attr: Tensor, w_edge: Tensor) -> Tensor:
-    """l_j + r_i + W e_ij of the edges of a block, in place of l_j."""
-    with threads_for(len(attr)):  # the last block may be short
-        return l_j.add_(r_i).addmm_(attr, w_edge.T)
+def _summands(l: Tensor, r: Tensor, w_edge: Tensor, graph: MessageGraph) -> tuple[Tensor, Tensor]:  # noqa: E741
+    """Rows of the table of all l, all r and the columns of W that z of each edge is the sum of, and their factors.
+
+    Both are [M, 2 + D].
+    """
+    first_r, first_w, num_attributes = len(l), len(l) + len(r), w_edge.shape[1]
+    member = torch.empty(len(graph.source), 2 + num_attributes, dtype=torch.int64, device=l.device)
+    member[:, 0] = graph.source
+    torch.add(graph.target, first_r, out=member[:, 1])
+    member[:, 2:] = torch.arange(first_w, first_w + num_attributes, device=l.device)
+    factor = torch.ones_like(member, dtype=l.dtype)
+    factor[:, 2:] = graph.edge_attr
+    return member, factor
+
+
+def _sums_of_rows(table: Tensor, member: Tensor, factor: Tensor) -> Tensor:
+    """The sums of `factor` [m, k] times rows `member` [m, k] of `table` [n, h], [m, h]."""
+    ptr = torch.arange(0, member.numel() + 1, member.shape[1], device=table.device)
+    return _segment_sums(table, member.view(-1), factor.view(-1), ptr)
+
+
+def _segment_sums(table: Tensor, row: Tensor, factor: Tensor, ptr: Tensor) -> Tensor:
+    """The sums of `factor` [m] times rows `row` [m] of `table` [n, h] within the segments that `ptr` [g + 1] bounds."""
+    return F.embedding_bag(row, table, ptr, mode="sum", per_sample_weights=factor, include_last_offset=True)
 
 
 def _blocks(graph: MessageGraph) -> Iterator[slice]:

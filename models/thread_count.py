@@ -38,6 +38,12 @@ def softmax(x: Tensor) -> Tensor:
     return _Softmax.apply(x) if _by_one_thread(x) else F.softmax(x, dim=-1)
 
 
+def softmax_gradient(d_out: Tensor, out: Tensor) -> Tensor:
+    """The gradient of x from that of out = softmax(x) [..., C]; on a CPU computed by one thread."""
+    with one_thread() if out.device.type == "cpu" else nullcontext():
+        return torch.ops.aten._softmax_backward_data(d_out, out, -1, out.dtype)
+
+
 def _by_one_thread(x: Tensor) -> bool:
     return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
@@ -122,5 +128,4 @@ class _Softmax(Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> Tensor:
         (out,) = ctx.saved_tensors
-        with one_thread():
-            return torch.ops.aten._softmax_backward_data(d_out.to(out.dtype), out, -1, ctx.dtype)
+        return softmax_gradient(d_out.to(out.dtype), out).to(ctx.dtype)

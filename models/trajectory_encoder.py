@@ -7,11 +7,13 @@ trips of similar length.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.batch import AttentionGroup, Batch
+from models.batch import Batch
 from models.config import TrajectoryEncoderConfig
-from models.thread_count import LayerNorm, product, softmax
+from models.relative_attention import PaddedLayout, padded_layout, relative_attention
+from models.thread_count import LayerNorm
 
 
 class CausalSelfAttention(nn.Module):
@@ -34,36 +36,16 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(width, width)
         self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, groups: tuple[AttentionGroup, ...]) -> Tensor:
+    def forward(self, x: Tensor, layout: PaddedLayout) -> Tensor:
         """x: [S, width] -> [S, width]."""
-        # split, not slices: each slice's gradient would be as large as the whole.
-        parts = self.c_attn(x).split([group.num_steps for group in groups])
-        mixed = [self.attend(part, group) for part, group in zip(parts, groups, strict=True)]
-        return self.resid_dropout(self.c_proj(torch.cat(mixed)))
+        qkv = F.linear(x, self.c_attn.weight, self.c_attn.bias + self.relative_bias())
+        to_key, to_value = self.relative_position_emb_k.weight, self.relative_position_emb_v.weight
+        return self.resid_dropout(self.c_proj(relative_attention(qkv, to_key, to_value, layout)))
 
-    def attend(self, qkv: Tensor, group: AttentionGroup) -> Tensor:
-        """qkv: [steps of the group, 3 * width] -> [steps of the group, width]."""
-        G, T, H = group.num_trips, group.max_len, self.num_heads
-        padded = qkv.new_zeros(G * T, qkv.shape[1]).index_copy(0, group.slot, qkv)
-        q, k, v = padded.view(G, T, 3, H, -1).permute(2, 0, 3, 1, 4)  # each [G, H, T, C]
-        distance, interval = group.distance.to(q.dtype), group.time_interval.to(q.dtype)
-        distance, interval = distance.unsqueeze(1), interval.unsqueeze(1)  # [G, 1, T, T]
-
-        to_key, to_value = self.relative_position_emb_k, self.relative_position_emb_v
-        q = q * (1.0 / math.sqrt(q.shape[-1]))
-        q_relative = product(q, to_key.weight.to(q.dtype))  # [G, H, T, 2]
-        score = q @ (k + to_key.bias.to(q.dtype)).transpose(-2, -1)
-        score = torch.addcmul(score, q_relative[..., :1], distance)
-        score = torch.addcmul(score, q_relative[..., 1:], interval)
-        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
-        # Steps past a trip's end stand behind its real steps, so the causal mask keeps them out too.
-        weight = softmax(score.masked_fill(future, float("-inf")))
-
-        relative = torch.stack([(weight * distance).sum(-1), (weight * interval).sum(-1)], dim=-1)
-        weight = weight.to(v.dtype)
-        out = weight @ (v + to_value.bias.to(v.dtype))
-        out = out + product(relative.to(v.dtype), to_value.weight.to(v.dtype).T)  # [G, H, T, C]
-        return out.transpose(1, 2).reshape(G * T, -1).index_select(0, group.slot)
+    def relative_bias(self) -> Tensor:
+        """What each r_ij adds to all keys and all values, whatever the pair: [3 * width], zero for the queries."""
+        key, value = self.relative_position_emb_k.bias, self.relative_position_emb_v.bias
+        return torch.cat([key.new_zeros(len(key) * self.num_heads), *[key] * self.num_heads, *[value] * self.num_heads])
 
 
 class Block(nn.Module):
@@ -81,9 +63,9 @@ class Block(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def forward(self, x: Tensor, groups: tuple[AttentionGroup, ...]) -> Tensor:
+    def forward(self, x: Tensor, layout: PaddedLayout) -> Tensor:
         """x: [S, width] -> [S, width]."""
-        x = x + self.attn(self.ln_1(x), groups)
+        x = x + self.attn(self.ln_1(x), layout)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -115,8 +97,10 @@ class TrajectoryEncoder(nn.Module):
     def forward(self, road_embedding: Tensor, zone_embedding: Tensor, batch: Batch) -> Tensor:
         """Embeddings of the roads and zones of the steps, [S, hidden_dim] each -> [S, 2 * hidden_dim]."""
         x = self.embed(self.fuse(road_embedding, zone_embedding), batch.temporal_info)
-        for block in self.transformer["h"]:
-            x = block(x, batch.groups)
+        blocks = self.transformer["h"]
+        layout = padded_layout(batch.groups, blocks[0].attn.num_heads)
+        for block in blocks:
+            x = block(x, layout)
         return x
 
     def fuse(self, road_embedding: Tensor, zone_embedding: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Each shortcut of the model equals the plain formula, in values and in gradients."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +16,7 @@ from models.graph_layers import GATv2Conv, GCNConv, gcn_adjacency, with_self_loo
 from models.hoser import HOSER
 from models.navigator import Navigator
 from models.ragged import distinct, ragged_arange
+from models.relative_attention import PaddedLayout, RelativeAttention, padded_layout
 from models.road_network_encoder import RoadNetworkEncoder
 from models.trajectory_encoder import Block, CausalSelfAttention
 from utils.data.loader import BatchLoader, RoadTables
@@ -204,7 +206,10 @@ def test_the_graphs_of_a_loaded_checkpoint_replace_those_of_the_data() -> None:
 # Attention -----------------------------------------------------------------------------------------------------
 
 
-def attention_groups(lengths: list[int], sizes: list[int]) -> tuple[AttentionGroup, ...]:
+HEADS = 3
+
+
+def attention_layout(lengths: list[int], sizes: list[int]) -> PaddedLayout:
     """Trips of these lengths, `sizes` of them at a time in a group, with random distances and intervals."""
     groups, trip = [], 0
     for size in sizes:
@@ -215,17 +220,17 @@ def attention_groups(lengths: list[int], sizes: list[int]) -> tuple[AttentionGro
         steps = int(own.sum())
         groups.append(AttentionGroup(steps, size, longest, row * longest + place, torch.rand(shape), torch.rand(shape)))
         trip += size
-    return tuple(groups)
+    return padded_layout(tuple(groups), HEADS)
 
 
 def test_attention_equals_the_formula_with_relative_vectors_of_each_pair() -> None:
-    attn = CausalSelfAttention(WIDTH, num_heads=3, dropout=0.0)
+    attn = CausalSelfAttention(WIDTH, HEADS, dropout=0.0)
     lengths, sizes = [9, 9, 7, 4, 3, 1], [2, 1, 3]
-    groups = attention_groups(lengths, sizes)
+    layout = attention_layout(lengths, sizes)
     x = torch.randn(sum(lengths), WIDTH)
-    ours = attn(x, groups)
+    ours = attn(x, layout)
     plain, step, trip = [], 0, 0
-    for group, size in zip(groups, sizes, strict=True):
+    for group, size in zip(layout.groups, sizes, strict=True):
         for i in range(size):
             n = lengths[trip + i]
             matrices = (matrix[i : i + 1, :n, :n] for matrix in (group.distance, group.time_interval))
@@ -238,22 +243,35 @@ def test_attention_equals_the_formula_with_relative_vectors_of_each_pair() -> No
 
 
 def test_a_trip_is_not_changed_by_the_trips_padded_with_it() -> None:
-    block = Block(WIDTH, 3, 0.0)
-    groups = attention_groups([6, 2], [2])
+    block = Block(WIDTH, HEADS, 0.0)
+    layout = attention_layout([6, 2], [2])
     x = torch.randn(8, WIDTH)
-    together = block(x, groups)
-    group = groups[0]
+    together = block(x, layout)
+    group = layout.groups[0]
     alone = AttentionGroup(2, 1, 2, torch.arange(2), group.distance[1:, :2, :2], group.time_interval[1:, :2, :2])
-    torch.testing.assert_close(together[6:], block(x[6:], (alone,)), rtol=1e-5, atol=1e-6)
+    alone = block(x[6:], padded_layout((alone,), HEADS))
+    torch.testing.assert_close(together[6:], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_a_step_does_not_see_the_steps_after_it() -> None:
-    block = Block(WIDTH, 3, 0.0)
-    groups = attention_groups([6], [1])
+    block = Block(WIDTH, HEADS, 0.0)
+    layout = attention_layout([6], [1])
     x = torch.randn(6, WIDTH)
     changed = x.clone()
     changed[4:] += 1.0
-    torch.testing.assert_close(block(x, groups)[:4], block(changed, groups)[:4])
+    torch.testing.assert_close(block(x, layout)[:4], block(changed, layout)[:4])
+
+
+def test_the_gradients_of_attention_are_those_of_its_values() -> None:
+    layout = attention_layout([5, 4, 2, 1], [2, 2])
+    groups = tuple(
+        replace(group, distance=group.distance.double(), time_interval=group.time_interval.double())
+        for group in layout.groups
+    )
+    layout = replace(layout, groups=groups)
+    shapes = (12, 3 * HEADS * 4), (4, 2), (4, 2)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(RelativeAttention.apply, (*inputs, layout))
 
 
 # Batches and the navigator -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ def compile_model(model: HOSER, loader: BatchLoader, precision: Precision) -> No
     """
     blocks = model.trajectory_encoder.transformer["h"]
     parts: list[tuple[nn.Module, str]] = [(model.navigator, "forward")]
-    parts += [part for block in blocks for part in ((block.mlp, "forward"), (block.attn, "attend"))]
+    parts += [(block.mlp, "forward") for block in blocks]
     THREADS.keep()  # what is compiled is compiled for a number of threads
     reason = _try(parts, model, loader, precision)
     failures = loader.processes.all_reduce(torch.tensor(0 if reason is None else 1))
