@@ -1,5 +1,6 @@
 """The least time that this machine could take for a training step: its rates, and what a step must do."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from utils.training.losses import HOSERLoss
 
 PRODUCT_SIZE = 4096  # of the square float32 matrices that are multiplied
 COPY_BYTES = 2**30
-REPEATS = 5
+REPEATS = 3
 
 # Attention has two products of every pair of steps (scores, and sums of values), and each of them two more backwards.
 PRODUCTS_OF_PAIRS = 2 * 3
@@ -22,12 +23,12 @@ EDGE_PASSES = 3
 
 
 def machine_rates(device: torch.device) -> dict[str, float]:
-    """Rate of a large float32 matrix product, and of a large copy (bytes read and written)."""
+    """Rate of a large float32 matrix product, and of a large copy (bytes read and written); medians."""
     a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device) for _ in range(2))
     source = torch.zeros(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    product = min(seconds(device, torch.matmul, a, b)[0] for _ in range(REPEATS))
-    copy = min(seconds(device, target.copy_, source)[0] for _ in range(REPEATS))
+    product = statistics.median(seconds(device, torch.matmul, a, b)[0] for _ in range(REPEATS))
+    copy = statistics.median(seconds(device, target.copy_, source)[0] for _ in range(REPEATS))
     return {
         "matmul_gflop_per_s": 2 * PRODUCT_SIZE**3 / product / 1e9,
         "copy_gb_per_s": 2 * COPY_BYTES / copy / 1e9,
