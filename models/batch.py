@@ -70,10 +70,9 @@ class AttentionGroup(TensorRecord):
     Grouping keeps the padding small: attention costs the square of the padded length.
     """
 
-    num_steps: int  # of the batch, behind those of the groups before
     num_trips: int  # G
     max_len: int  # T
-    slot: Tensor  # [num_steps] int64, place of each step in the padded [G * T]
+    slot: Tensor  # [s] int64, places in the padded [G * T] of its steps, which lie behind those of the groups before
     distance: Tensor  # [G, T, T] float32, km between road centres, at most 1
     time_interval: Tensor  # [G, T, T] float32, minutes between the times of day, at most 5, / 5
 

@@ -1,11 +1,12 @@
 """Attention over the edges of a graph, with the gradients written out.
 
-A vector for each edge is tens of megabytes, and step by step all of it goes through the memory a dozen times. Here it
-is computed with one pass (a sum of rows of a table), in the forward pass by blocks that stay in the cache of a CPU;
-nothing of it is kept for the backward pass, which computes it again and reads it once for each sum.
+The vectors of all edges are tens of megabytes, and step by step they go through the memory a dozen times. Here each is
+computed at once, as a sum of rows of a table, in the forward pass by blocks that stay in the cache of a CPU. None is
+kept for the backward pass, which computes all of them again and reads them once for each sum.
 
 To change the formula, change the forward pass of `EdgeAttention`, and its backward pass by the chain rule from d_score
-(how the loss changes with an edge's score) to what the score is computed from. The tests compare values and gradients
+(how the loss changes with an edge's score) to what the score is computed from; d_att and the sums rest on leaky_relu,
+whose derivative has two values, and on z being a sum of rows. The tests compare values and gradients
 with PyTorch Geometric's layer, and with the formula in plain operations.
 """
 
@@ -22,7 +23,7 @@ from models.batch import MessageGraph
 from models.ragged import segment_softmax
 
 NEGATIVE_SLOPE = 0.2
-# A CPU's block is, with the width of 128, 2 MB, which two cores share; a GPU's bounds its memory.
+# Of the forward pass. A CPU's block is, with the width of 128, 2 MB, which two cores share; a GPU's bounds its memory.
 BLOCK_EDGES = {"cpu": 4096, "cuda": 2**21}
 
 
@@ -48,7 +49,7 @@ class EdgeAttention(Function):
 
     @staticmethod
     def forward(ctx: Any, l: Tensor, r: Tensor, w_edge: Tensor, att: Tensor, graph: MessageGraph) -> Tensor:  # noqa: E741
-        """Values; keeps its inputs, alpha [M] and its result for the backward pass."""
+        """Values; keeps its inputs, alpha [M], its result and `_summands` for the backward pass."""
         score, member, factor = l.new_empty(len(graph.source)), *_summands(l, r, w_edge, graph)
         table = torch.cat([l, r, w_edge.T])
         for edges in _blocks(graph):

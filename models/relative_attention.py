@@ -21,14 +21,13 @@ from models.thread_count import product, softmax_gradient
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """A row of C numbers for each head of each step, by group, trip, head and place; G * H * T of a group."""
+    """Rows of C numbers: head h at place t of a group's trip g has row (g * H + h) * T + t behind those of the groups
+    before. The rows past a trip's end are zero."""
 
     groups: tuple[AttentionGroup, ...]
     num_rows: int  # N
     row: Tensor  # [S * H] int64, row of each head of each step
     qkv_row: Tensor  # [S * 3 * H] int64, row of each head's query, key and value among those of all, [3 * N]
-    source: Tensor  # [3 * N] int64, the inverse of `qkv_row`. Past a trip's end stands any number: no real step attends
-    # to those rows, and nobody reads what comes out of them
 
 
 def padded_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> PaddedLayout:
@@ -42,8 +41,7 @@ def padded_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> PaddedL
         first += group.num_trips * num_heads * T
     row = torch.cat(parts)  # [S, H]
     qkv_row = torch.cat([row, row + first, row + 2 * first], dim=1).view(-1)
-    source = qkv_row.new_zeros(3 * first).index_copy_(0, qkv_row, torch.arange(len(qkv_row), device=device))
-    return PaddedLayout(groups, first, row.view(-1), qkv_row, source)
+    return PaddedLayout(groups, first, row.view(-1), qkv_row)
 
 
 def relative_attention(qkv: Tensor, w_key: Tensor, w_value: Tensor, layout: PaddedLayout) -> Tensor:
@@ -63,14 +61,14 @@ def relative_attention(qkv: Tensor, w_key: Tensor, w_value: Tensor, layout: Padd
 
 
 class RelativeAttention(Function):
-    """`relative_attention` group by group."""
+    """`relative_attention`. Products write to `out`: those in place are unknown to PyTorch's counter of operations."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, w_key: Tensor, w_value: Tensor, layout: PaddedLayout) -> Tensor:
         """Values. r_ij has two numbers, so q_i . W_k r_ij = (W_k^T q_i) . r_ij needs no vector for each pair, and
         sum_j a_ij W_v r_ij = W_v (sum_j a_ij r_ij) neither."""
-        N, scale = layout.num_rows, 1.0 / math.sqrt(len(w_key))
-        qkv_rows = qkv.view(-1, len(w_key)).index_select(0, layout.source)
+        N, C, scale = layout.num_rows, len(w_key), 1.0 / math.sqrt(len(w_key))
+        qkv_rows = qkv.new_zeros(3 * N, C).index_copy_(0, layout.qkv_row, qkv.reshape(-1, C))
         q, k, v = qkv_rows.split(N)
         q_relative = product(q, w_key * scale)
         out, relative, weights = torch.empty_like(q), torch.empty_like(q_relative), []
@@ -80,12 +78,12 @@ class RelativeAttention(Function):
             # Steps past a trip's end stand behind its real steps, so the causal mask keeps them out too.
             score = torch.addcmul(future, of_distance, group.distance.to(q.dtype).unsqueeze(1))
             score = score.addcmul_(of_interval, group.time_interval.to(q.dtype).unsqueeze(1)).view(-1, T, T)
-            score.baddbmm_(q[part].view(shape), k[part].view(shape).transpose(1, 2), alpha=scale)
+            torch.baddbmm(score, q[part].view(shape), k[part].view(shape).transpose(1, 2), alpha=scale, out=score)
             weight = score.softmax(-1, dtype=_wide(q))
             _sum_relative(weight, group, relative[part])
             weights.append(weight.to(q.dtype))
             torch.bmm(weights[-1], v[part].view(shape), out=out[part].view(shape))
-        out.addmm_(relative, w_value.T)
+        torch.addmm(out, relative, w_value.T, out=out)
         ctx.save_for_backward(qkv_rows, w_key, w_value, relative, *weights)
         ctx.layout = layout
         return out.index_select(0, layout.row).view(len(qkv), -1)
@@ -113,9 +111,10 @@ class RelativeAttention(Function):
             d_score = softmax_gradient(d_weight.to(_wide(q)), weight.to(_wide(q)))
             _sum_relative(d_score, group, d_q_relative[part])
             d_score = d_score.to(q.dtype)
-            d_q[part].view(shape).baddbmm_(d_score, k[part].view(shape), beta=0, alpha=scale)
-            d_k[part].view(shape).baddbmm_(d_score.transpose(1, 2), q[part].view(shape), beta=0, alpha=scale)
-        d_q.addmm_(d_q_relative, w_key.T * scale)
+            for d, left, right in ((d_q, d_score, k), (d_k, d_score.transpose(1, 2), q)):
+                d = d[part].view(shape)
+                torch.baddbmm(d, left, right[part].view(shape), beta=0, alpha=scale, out=d)
+        torch.addmm(d_q, d_q_relative, w_key.T * scale, out=d_q)
         d_w_key = (q.T @ d_q_relative).mul_(scale)
         d_qkv = d_qkv_rows.index_select(0, layout.qkv_row).view(len(d_steps), -1)
         return d_qkv, d_w_key, d_out.T @ relative, None

@@ -43,7 +43,7 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(relative_attention(qkv, to_key, to_value, layout)))
 
     def relative_bias(self) -> Tensor:
-        """What each r_ij adds to all keys and all values, whatever the pair: [3 * width], zero for the queries."""
+        """The b of all keys and of all values, [3 * width], zero for the queries: part of the projection's bias."""
         key, value = self.relative_position_emb_k.bias, self.relative_position_emb_v.bias
         return torch.cat([key.new_zeros(len(key) * self.num_heads), *[key] * self.num_heads, *[value] * self.num_heads])
 

@@ -217,8 +217,7 @@ def attention_layout(lengths: list[int], sizes: list[int]) -> PaddedLayout:
         longest = int(own.max())
         row, place = ragged_arange(own)
         shape = (size, longest, longest)
-        steps = int(own.sum())
-        groups.append(AttentionGroup(steps, size, longest, row * longest + place, torch.rand(shape), torch.rand(shape)))
+        groups.append(AttentionGroup(size, longest, row * longest + place, torch.rand(shape), torch.rand(shape)))
         trip += size
     return padded_layout(tuple(groups), HEADS)
 
@@ -248,7 +247,7 @@ def test_a_trip_is_not_changed_by_the_trips_padded_with_it() -> None:
     x = torch.randn(8, WIDTH)
     together = block(x, layout)
     group = layout.groups[0]
-    alone = AttentionGroup(2, 1, 2, torch.arange(2), group.distance[1:, :2, :2], group.time_interval[1:, :2, :2])
+    alone = AttentionGroup(1, 2, torch.arange(2), group.distance[1:, :2, :2], group.time_interval[1:, :2, :2])
     alone = block(x[6:], padded_layout((alone,), HEADS))
     torch.testing.assert_close(together[6:], alone, rtol=1e-5, atol=1e-6)
 

@@ -232,7 +232,6 @@ class BatchLoader:
             steps = slice(first_step, first_step + num_steps)
             slot = (trip[steps] - first_trip) * max_len + place[steps]
             yield AttentionGroup(
-                num_steps=num_steps,
                 num_trips=num_trips,
                 max_len=max_len,
                 slot=slot,

@@ -18,8 +18,8 @@ from utils.generation.reachability import Leads, Reachability
 
 # Rows of a call of the model, which has a fixed cost: where few searches are active, paths ahead fill it up.
 ROWS = 256
-# Of these only paths at most e times less probable than the one that a search waits for: nearly all of them are popped
-# later, of others few, where the model is sure of its way. (With 1, of 0.5 to 4, 16 queries took the least time.)
+# Only paths whose log-probability is at most this much below that of the path that a search waits for: nearly all of
+# them are popped later. Of others few are, where the model is sure. (Of 0.5 to 4, 1 was the fastest with 16 queries.)
 LIKELY = 1.0
 HEAP_SHARE = 4  # entries of a heap that are looked at, for each path that is asked about
 
