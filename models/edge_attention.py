@@ -2,12 +2,13 @@
 
 The vectors of all edges are tens of megabytes, and step by step they go through the memory a dozen times. Here each is
 computed at once, as a sum of rows of a table, in the forward pass by blocks that stay in the cache of a CPU. None is
-kept for the backward pass, which computes all of them again and reads them once for each sum.
+kept for the backward pass, which computes all of them again and reads them once for each sum. (With the same sums,
+but gradients by autograd, a training step on 43,800 roads takes 1.11 times as long on a CPU.)
 
 To change the formula, change the forward pass of `EdgeAttention`, and its backward pass by the chain rule from d_score
-(how the loss changes with an edge's score) to what the score is computed from; d_att and the sums rest on leaky_relu,
-whose derivative has two values, and on z being a sum of rows. The tests compare values and gradients
-with PyTorch Geometric's layer, and with the formula in plain operations.
+(how the loss changes with an edge's score) to what the score is computed from. The sums rest on two properties: the
+derivative of leaky_relu has two values, and z is a sum of rows. The tests compare values and gradients with PyTorch
+Geometric's layer, and with the formula in plain operations.
 """
 
 from collections.abc import Iterator
@@ -69,11 +70,11 @@ class EdgeAttention(Function):
             d_score_ij = alpha_ij (d_alpha_ij - sum_k alpha_ik d_alpha_ik) = alpha_ij (d_alpha_ij - d_out_i . out_i).
 
         d_z_ij = d_score_ij leaky_relu'(z_ij) * att, and the derivative is s + (1 - s) [z > 0]. So with
-        D_l_j = sum_i d_score_ij leaky_relu'(z_ij), and D_r_i and D_W likewise (times e_ij),
+        D_l_j = sum_i d_score_ij leaky_relu'(z_ij), and D_r_i and D_w likewise (times e_ij),
 
-            d_l_j = D_l_j * att + sum_i alpha_ij d_out_i,  d_r_i = D_r_i * att,  d_W = D_W * att,
+            d_l_j = D_l_j * att + sum_i alpha_ij d_out_i,  d_r_i = D_r_i * att,  d_W = D_w * att,
 
-        and, as leaky_relu(z) = leaky_relu'(z) * z, d_att = sum_j D_l_j * l_j + sum_i D_r_i * r_i + sum D_W * W.
+        and, as leaky_relu(z) = leaky_relu'(z) * z, d_att = sum_j D_l_j * l_j + sum_i D_r_i * r_i + sum D_w * W.
         The d_score of a target's edges add up to zero, which leaves s out of D_r.
         """
         l, r, w_edge, att, alpha, out, member, factor = ctx.saved_tensors  # noqa: E741
@@ -86,17 +87,19 @@ class EdgeAttention(Function):
         ordered, by_source = torch.sort(source, stable=True)
         source_ptr = torch.searchsorted(ordered, torch.arange(len(l) + 1, device=source.device))
         is_positive = _sums_of_rows(torch.cat([l, r, w_edge.T]), member, factor).gt_(0)
-        edge, rest = torch.arange(len(source), device=source.device), (1 - s) * d_score
-        big_d_l = _segment_sums(is_positive, by_source, rest[by_source], source_ptr)
-        big_d_l += s * d_score.new_zeros(len(l), 1).index_add_(0, source, d_score.unsqueeze(1))
-        big_d_r = _segment_sums(is_positive, edge, rest, graph.ptr)
+        edge, where_positive = torch.arange(len(source), device=source.device), (1 - s) * d_score
+        D_l = _segment_sums(is_positive, by_source, where_positive[by_source], source_ptr)
+        D_l += s * d_score.new_zeros(len(l), 1).index_add_(0, source, d_score.unsqueeze(1))
+        D_r = _segment_sums(is_positive, edge, where_positive, graph.ptr)
         attributes = graph.edge_attr.T
-        sums = [_segment_sums(is_positive, edge, rest * attribute, graph.ptr).sum(0) for attribute in attributes]
-        big_d_w = torch.stack(sums) + s * (attributes @ d_score).unsqueeze(1)
+        sums = [
+            _segment_sums(is_positive, edge, where_positive * attribute, graph.ptr).sum(0) for attribute in attributes
+        ]
+        D_w = torch.stack(sums) + s * (attributes @ d_score).unsqueeze(1)
 
-        d_att = (l * big_d_l).sum(0) + (r * big_d_r).sum(0) + (w_edge.T * big_d_w).sum(0)
-        d_l = _segment_sums(d_out, target[by_source], alpha[by_source], source_ptr).addcmul_(big_d_l, att)
-        return d_l, big_d_r.mul_(att), (big_d_w * att).T, d_att, None
+        d_att = (l * D_l).sum(0) + (r * D_r).sum(0) + (w_edge.T * D_w).sum(0)
+        d_l = _segment_sums(d_out, target[by_source], alpha[by_source], source_ptr).addcmul_(D_l, att)
+        return d_l, D_r.mul_(att), (D_w * att).T, d_att, None
 
 
 def _summands(l: Tensor, r: Tensor, w_edge: Tensor, graph: MessageGraph) -> tuple[Tensor, Tensor]:  # noqa: E741
