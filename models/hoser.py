@@ -54,9 +54,13 @@ class HOSER(nn.Module):
 
     def embed_network(self) -> tuple[Tensor, Tensor]:
         """Embeddings of all roads [N, h] and all zones [Z, h]; made once before an evaluation."""
-        encoder = self.road_network_encoder
         with threads_for(len(self.road2zone)):
-            return encoder.embed_all_roads(), encoder.embed_zones()
+            return self.road_network_encoder()
+
+    @property
+    def embeds_whole_network(self) -> bool:
+        """Whether each training step does."""
+        return self.road2zone.is_cuda and len(self.road2zone) <= WHOLE_NETWORK_ROADS
 
     def forward(self, batch: Batch, network: tuple[Tensor, Tensor] | None = None) -> Prediction:
         """Scores and standardised log times of all candidates of all steps, [K] each.
@@ -66,6 +70,8 @@ class HOSER(nn.Module):
             network: what `embed_network` returned; by default the embeddings are computed here, with
                 gradients, as training needs them (of the roads that the batch touches).
         """
+        if network is None and self.embeds_whole_network:
+            network = self.embed_network()
         with threads_for(self.fewest_rows(batch)):
             road, road_row, candidate_row = self._roads_of(batch, None if network is None else network[0])
             zone = self.road_network_encoder.embed_zones() if network is None else network[1]
@@ -86,14 +92,11 @@ class HOSER(nn.Module):
 
         Of the roads that the batch touches only: what follows works road by road, on all that it is given.
         """
-        encoder = self.road_network_encoder
-        num_roads = len(self.road2zone)
-        if self.road2zone.is_cuda and num_roads <= WHOLE_NETWORK_ROADS:
-            network = encoder.embed_all_roads() if network is None else network
+        if network is not None and self.embeds_whole_network:
             return network, batch.road_id, batch.candidate_road_id
         touched = torch.cat([batch.road_id, batch.candidate_road_id])
-        touched, row = distinct(touched, num_roads)
-        road = encoder.embed_roads(touched) if network is None else network.index_select(0, touched)
+        touched, row = distinct(touched, len(self.road2zone))
+        road = self.road_network_encoder.embed_roads(touched) if network is None else network.index_select(0, touched)
         return road, row[batch.road_id], row[batch.candidate_road_id]
 
 

@@ -145,4 +145,4 @@ def _sum_relative(weight: Tensor, group: AttentionGroup, out: Tensor) -> None:
     """sum_j weight_ij r_ij of a group: weight [G * H, T, T], into out [G * H * T, 2]."""
     weight = weight.view(group.num_trips, -1, *weight.shape[1:])
     for values, column in zip((group.distance, group.time_interval), out.T, strict=True):
-        column.copy_((weight * values.unsqueeze(1)).sum(-1).view(-1))
+        torch.sum(weight * values.unsqueeze(1), -1, out=column.view(weight.shape[:-1]))

@@ -76,6 +76,10 @@ class RoadNetworkEncoder(nn.Module):
             dim=1,
         )
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Embeddings of all roads [N, width] and of all zones [Z, width]."""
+        return self.embed_all_roads(), self.embed_zones()
+
     def embed_zones(self) -> Tensor:
         """Embeddings of all zones, [Z, width]."""
         first, second = self.zone_gcn.convs

@@ -28,6 +28,7 @@ from utils.generation.options import GenerationOptions
 from utils.generation.paths import PathModel, Trip
 from utils.generation.queries import sample_queries
 from utils.runtime.precision import Precision
+from utils.training import engine
 from utils.training.engine import Learner, evaluate, train_epoch
 from utils.training.losses import HOSERLoss
 
@@ -92,7 +93,8 @@ def test_a_training_step_is_that_of_the_cpu(
 
 
 def test_batches_are_those_of_the_cpu(city: City, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(loader.GROUP_RATIO, "cuda", loader.GROUP_RATIO["cpu"])
+    for rule in (loader.GROUP_RATIO, loader.GROUP_PAIRS):
+        monkeypatch.setitem(rule, "cuda", rule["cpu"])
     loaders = [make_loaders(city, config, device)["train"] for device in (GPU, CPU)]
     pairs = list(zip(*(each.shuffled(3, 1) for each in loaders), strict=True))
     assert len(pairs) == loaders[0].num_batches
@@ -131,13 +133,53 @@ def test_no_step_waits_for_the_gpu(teacher: bool, precision: str, tmp_path: Path
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("accum_steps", [1, 2])
+def test_with_its_recorded_part_a_training_is_as_without(
+    accum_steps: int, precision: str, city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [*SIZES, f"optimizer_config.accum_steps={accum_steps}", f"training.precision={precision}"]
+    config = load_config("Mini", overrides=sets)
+    train = make_loaders(city, config, GPU)["train"]
+    losses, recorded = [], []
+    for record in (engine.record_network_embedding, lambda *_: None):
+        monkeypatch.setattr(engine, "record_network_embedding", record)
+        torch.manual_seed(0)
+        learner = Learner.from_config(HOSER(config, city.features).to(GPU), config, train)
+        recorded.append("forward" in vars(learner.model.road_network_encoder))
+        epochs = [train_epoch(learner, train, HOSERLoss(train.statistics), 0, epoch, 0) for epoch in range(3)]
+        losses.append([row.losses["loss"] for epoch in epochs for rows in epoch for row in rows])
+        with torch.no_grad():  # an evaluation between two steps is of the weights of now
+            learner.model.eval()
+            losses[-1].append(float(learner.model.embed_network()[0].square().mean()))
+    assert recorded == [accum_steps == 1, False]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3 if precision == "float32" else 0.05)
+
+
+def test_where_nothing_can_be_recorded_training_goes_on(city: City, config: Config) -> None:
+    model = HOSER(config, city.features).to(GPU)
+    encoder, embed_zones = model.road_network_encoder, model.road_network_encoder.embed_zones
+
+    def waiting_for_the_gpu() -> Tensor:  # which must not be while operations are recorded
+        encoder.zone_id_emb.weight.sum().item()
+        return embed_zones()
+
+    encoder.embed_zones = waiting_for_the_gpu
+    train = make_loaders(city, config, GPU)["train"]
+    learner = Learner.from_config(model, config, train)
+    assert "forward" not in vars(encoder)
+    list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
+
+
 def test_the_benchmark_says_how_busy_the_gpu_is(model: HOSER, city: City, config: Config) -> None:
     train = make_loaders(city, config, GPU)["train"]
-    figures = measure_gpu(copy.deepcopy(model).to(GPU), train, HOSERLoss(train.statistics), config)
+    learner = Learner.from_config(copy.deepcopy(model).to(GPU), config, train)
+    figures = measure_gpu(learner, train, HOSERLoss(train.statistics))
     assert set(figures) == set(MEANINGS)
     assert 0 < figures["gpu_busy_share"] <= 1
     assert 0 < figures["gpu_computes_ms"] <= figures["gpu_step_ms"]
     assert figures["gpu_waits_per_step"] == 0
+    assert 0 < figures["gpu_launches_per_step"] < figures["gpu_operations_per_step"]
 
 
 def test_an_evaluation_is_that_of_the_cpu(model: HOSER, city: City, config: Config) -> None:

@@ -19,7 +19,7 @@ from models.ragged import distinct, ragged_arange
 from models.relative_attention import PaddedLayout, RelativeAttention, padded_layout
 from models.road_network_encoder import RoadNetworkEncoder
 from models.trajectory_encoder import Block, CausalSelfAttention
-from utils.data.loader import BatchLoader, RoadTables
+from utils.data.loader import GROUP_PAIRS, BatchLoader, RoadTables
 from utils.data.road_network import RoadNetwork, candidate_heading
 from utils.data.trips import TimeStatistics, Trips, candidate_index
 from utils.training.losses import HOSERLoss
@@ -356,6 +356,22 @@ def test_a_batch_gives_the_same_loss_as_its_trips_one_by_one() -> None:
     torch.testing.assert_close(
         torch.stack([together["loss_next_step"], together["loss_time_pred"]]), sums / steps, rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("pairs", "number"), [(20 * 14**2, 2), (2**23, 1)])
+def test_trips_padded_together_as_on_a_gpu_give_the_same_loss(
+    pairs: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to a number of pairs of steps, however much shorter some of the trips are."""
+    loader = random_loader()[2]
+    model, loss = HOSER(CONFIG, random_features()), HOSERLoss(loader.statistics)
+    plain = loader.batch(np.arange(30))
+    monkeypatch.setitem(GROUP_PAIRS, "cpu", pairs)
+    batch = loader.batch(np.arange(30))
+    assert len(batch.groups) == number < len(plain.groups)
+    assert sum(group.num_trips for group in batch.groups) == 30
+    assert batch.groups[0].num_trips >= min(pairs // 14**2, 30)
+    torch.testing.assert_close(loss(model(batch), batch)["loss"], loss(model(plain), plain)["loss"])
 
 
 def test_embeddings_made_beforehand_give_the_same_prediction() -> None:

@@ -80,7 +80,7 @@ def test_a_training_step(config: Config, mini: City, batch_size: int) -> None:
     batch = loader.batch(np.arange(batch_size))
     with EveryNumberOfThreads() as check, threads_for(model.fewest_rows(batch)):
         loss_function(model(batch), batch)["loss"].backward()
-        optimizer_step(model, optimizer, Precision("float32", CPU), 1e-3, 1.0)
+        optimizer_step(optimizer, Precision("float32", CPU), 1e-3, 1.0)
     assert not check.differing
     assert check.compared or model.fewest_rows(batch) < FEW_ROWS
 
@@ -94,7 +94,7 @@ def test_a_training_step_of_a_teacher(shape: tuple[int, int], dropout: float) ->
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     with EveryNumberOfThreads() as check, threads_for(tokens.numel()):
         F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
-        optimizer_step(model, optimizer, Precision("float32", CPU), 1e-3, 1.0)
+        optimizer_step(optimizer, Precision("float32", CPU), 1e-3, 1.0)
     assert not check.differing
 
 

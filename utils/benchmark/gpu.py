@@ -9,14 +9,13 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from models.batch import Batch
-from models.hoser import HOSER
-from utils.config import Config
 from utils.data.loader import BatchLoader
 from utils.training.engine import Learner, train_epoch
 from utils.training.losses import HOSERLoss
 
 WARM_UP_STEPS = 20
 PROFILED_STEPS = 6
+LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")  # (the profiler synchronises the device)
 
 MEANINGS = {
@@ -24,16 +23,16 @@ MEANINGS = {
     "gpu_step_ms": "one of them",
     "gpu_computes_ms": "of that, the GPU computes",
     "gpu_busy_share": "gpu_computes_ms / gpu_step_ms",
-    "gpu_kernels_per_step": "operations that it is asked for",
+    "gpu_operations_per_step": "operations that it carries out",
+    "gpu_launches_per_step": "of these, those that the processor hands to it one by one",
     "gpu_waits_per_step": "times that the program waits for it",
     "gpu_peak_memory_mb": "peak memory of training on the GPU",
 }
 
 
-def measure_gpu(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, config: Config) -> dict[str, float]:
+def measure_gpu(learner: Learner, loader: BatchLoader, loss_function: HOSERLoss) -> dict[str, float]:
     """Figures by name, see `MEANINGS`: an epoch as `train.py` runs it, after some steps to warm up."""
     device = loader.device
-    learner = Learner.from_config(model, config, loader)
     _run(learner, FirstBatches(loader, WARM_UP_STEPS), loss_function)
     torch.cuda.reset_peak_memory_stats(device)
     torch.cuda.synchronize(device)
@@ -49,10 +48,12 @@ def measure_gpu(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, con
         _run(learner, FirstBatches(loader, steps), loss_function)
     events = profiler.events()
     kernels = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
+    launches = sum(event.name.startswith(LAUNCHES) for event in events)
     waits = sum(event.name in WAITS for event in events)
     figures["gpu_computes_ms"] = sum(event.device_time_total for event in kernels) / 1e3 / steps
     figures["gpu_busy_share"] = figures["gpu_computes_ms"] / figures["gpu_step_ms"]
-    figures["gpu_kernels_per_step"] = len(kernels) / steps
+    figures["gpu_operations_per_step"] = len(kernels) / steps
+    figures["gpu_launches_per_step"] = launches / steps
     figures["gpu_waits_per_step"] = waits / steps
     return figures
 

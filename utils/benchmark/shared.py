@@ -88,7 +88,7 @@ def _train(dataset: str, config: Config, data_dir: str | None, pipe: Connection)
         began = time.perf_counter()
         for batch in on_free_cores(itertools.islice(epochs, steps), device):
             loss_function(model(batch), batch)["loss"].backward()
-            optimizer_step(model, optimizer, precision, 1e-4, config.optimizer_config.max_norm)
+            optimizer_step(optimizer, precision, 1e-4, config.optimizer_config.max_norm)
         return time.perf_counter() - began
 
     train(WARM_UP_STEPS)

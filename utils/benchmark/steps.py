@@ -1,7 +1,6 @@
 """Timing the parts of training on a data set, beside what the machine itself can do."""
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -30,7 +29,7 @@ from utils.distillation.score_cache import CachedLogProbs, score_windows
 from utils.distillation.split_windows import find_windows
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
-from utils.training.engine import evaluate, make_optimizer, optimizer_step
+from utils.training.engine import Learner, evaluate, make_optimizer, optimizer_step
 from utils.training.losses import HOSERLoss
 from utils.training.schedule import Schedule
 
@@ -91,9 +90,11 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     loss_function = HOSERLoss(train.statistics)
     torch.manual_seed(0)
     model = HOSER(config, city.features).to(device)
+    work = _least_work(model, train, loss_function)
+    learner = Learner.from_config(model, config, train)
     figures |= measure_steps(model, train, loss_function, precision, config, steps)
     if device.type == "cuda":
-        figures |= measure_gpu(model, train, loss_function, config)
+        figures |= measure_gpu(learner, train, loss_function)
     figures["epoch_s"] = figures["step_ms"] / 1e3 * train.num_batches
     taken, _ = seconds(device, evaluate, model, val, precision, "evaluating")
     figures["evaluation_ms_per_trip"] = 1e3 * taken / val.num_trips
@@ -101,7 +102,7 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     figures["distilled_over_vanilla"] = _ratio(model, train, loss_function, precision, config, steps)
     if teacher_path(config.distill, dataset).is_file():
         figures["teacher_steps_per_s"] = _teacher_rate(config, dataset, city, train)
-    figures |= _limit(model, train, loss_function, precision, config)
+    figures |= work | _limit(work, model, train, loss_function, precision, config)
     if trace is not None:
         _write_trace(trace, model, train, loss_function, precision, config)
     return figures
@@ -124,16 +125,11 @@ def measure_starts(dataset: str, config: Config, city: City) -> Figures:
 
 
 def _start(dataset: str, config: Config, folder: Path) -> Figures:
-    arguments = [dataset, str(folder), json.dumps(config_to_dict(config))]
-    code = "import sys; from utils.benchmark.first_batch import first_batch; first_batch(*sys.argv[1:])"
+    arguments = [str(PROJECT), dataset, str(folder), json.dumps(config_to_dict(config))]
+    code = "import sys; sys.path[0] = sys.argv[1]; "
+    code += "from utils.benchmark.first_batch import first_batch; first_batch(*sys.argv[2:])"
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     return json.loads(done.stdout) | {"wall_s": time.perf_counter() - began}
 
 
@@ -153,7 +149,7 @@ def measure_steps(
         loading, batch = seconds(device, loader.batch, order[start : start + loader.batch_size])
         forward, losses = seconds(device, _forward, model, loss_function, precision, batch)
         backward, _ = seconds(device, precision.scaler.scale(losses["loss"]).backward)
-        stepping, _ = seconds(device, optimizer_step, model, optimizer, precision, schedule.lr_at(1), optim.max_norm)
+        stepping, _ = seconds(device, optimizer_step, optimizer, precision, schedule.lr_at(1), optim.max_norm)
         for name, taken in zip(times, (loading, forward, backward, stepping), strict=False):
             times[name].append(1e3 * taken)
         times["step"].append(1e3 * (time.perf_counter() - began))
@@ -205,24 +201,29 @@ def _teacher_rate(config: Config, dataset: str, city: City, loader: BatchLoader)
     return int((loader.degree > 0).sum()) / (finding + taken * int(windows.num_tokens.sum()) / max(read, 1))
 
 
+def _least_work(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss) -> Figures:
+    """What a training step must do."""
+    batch = loader.batch(np.arange(min(loader.batch_size, loader.num_trips)))
+    flops, graph_bytes = count_flops(model, loss_function, batch), count_graph_bytes(model, batch)
+    return {"flops_per_step": flops, "bytes_per_step": graph_bytes}
+
+
 def _limit(
-    model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, precision: Precision, config: Config
+    work: Figures, model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, precision: Precision, config: Config
 ) -> Figures:
-    """What a training step must do, and how close it comes to the least time for that.
+    """How close a training step comes to the least time for its `work`.
 
     The machine's rates and steps in turn, since machines drift; medians.
     """
-    batch = loader.batch(np.arange(min(loader.batch_size, loader.num_trips)))
-    flops, graph_bytes = count_flops(model, loss_function, batch), count_graph_bytes(model, batch)
     rounds: list[Figures] = []
     for _ in range(ROUNDS):
         rates = machine_rates(loader.device)
         parts = measure_steps(model, loader, loss_function, precision, config, STEPS_IN_A_ROUND)
-        limit_ms = flops / (1e6 * rates["matmul_gflop_per_s"]) + graph_bytes / (1e6 * rates["copy_gb_per_s"])
+        limit_ms = work["flops_per_step"] / (1e6 * rates["matmul_gflop_per_s"])
+        limit_ms += work["bytes_per_step"] / (1e6 * rates["copy_gb_per_s"])
         taken_ms = sum(parts[f"{name}_ms"] for name in ("forward", "backward", "optimizer"))
         rounds.append(rates | {"limit_ms": limit_ms, "share_of_limit": limit_ms / taken_ms})
-    medians = {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
-    return {"flops_per_step": flops, "bytes_per_step": graph_bytes} | medians
+    return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
 
 
 def _write_trace(

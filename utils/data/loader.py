@@ -29,9 +29,10 @@ from utils.files.checksums import content_digest
 from utils.runtime.distributed import ALONE, Processes
 from utils.runtime.one_ahead import one_ahead
 
-# A group of trips padded together holds trips of at least this share of its longest: padding costs a CPU more than
-# another group does, and a GPU less.
+# A group of trips padded together holds trips of at least this share of its longest, and on a GPU any trips up to this
+# many pairs of steps: padding costs a CPU more than another group does, and a GPU less.
 GROUP_RATIO = {"cpu": 0.75, "cuda": 0.25}
+GROUP_PAIRS = {"cpu": 0, "cuda": 2**23}
 
 
 def time_of_day(trips: Trips) -> np.ndarray:
@@ -222,11 +223,12 @@ class BatchLoader:
     ) -> Iterator[AttentionGroup]:
         """Cut the batch (lengths descending) into runs of trips of similar length."""
         center, minute = self.tables.center_m[road], time_of_day * 1440.0
-        ratio = GROUP_RATIO[self.device.type]
+        ratio, pairs = GROUP_RATIO[self.device.type], GROUP_PAIRS[self.device.type]
         first_trip, first_step = 0, 0
         while first_trip < len(host_len):
             max_len = int(host_len[first_trip])
             last_trip = int(np.searchsorted(-host_len, -ratio * max_len, side="right"))
+            last_trip = max(last_trip, min(first_trip + pairs // max_len**2, len(host_len)))
             lengths = host_len[first_trip:last_trip]
             num_trips, num_steps = len(lengths), int(lengths.sum())
             steps = slice(first_step, first_step + num_steps)

@@ -196,7 +196,7 @@ def train_teacher_epoch(
             with precision.autocast():
                 loss = _loss(model, inputs, targets, "mean")
             precision.scaler.scale(loss).backward()
-        optimizer_step(model, optimizer, precision, schedule.lr_at(first_step + index + 1), max_norm)
+        optimizer_step(optimizer, precision, schedule.lr_at(first_step + index + 1), max_norm)
         pending.append(loss.detach())
         if len(pending) == READ_BACK or index + 1 == trips.num_batches:
             start = first_batch + index + 1 - len(pending)

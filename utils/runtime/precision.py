@@ -26,5 +26,7 @@ class Precision:
         if state and self.scaler.is_enabled():
             self.scaler.load_state_dict(state)
 
-    def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, self._dtype, enabled=self.name != "float32")
+    def autocast(self, cache_enabled: bool = True) -> AbstractContextManager:
+        """Forward passes within it; `cache_enabled` keeps converted weights for a second use."""
+        enabled = self.name != "float32"
+        return torch.autocast(self.device.type, self._dtype, enabled=enabled, cache_enabled=cache_enabled)

@@ -21,6 +21,7 @@ from utils.runtime.distributed import Processes
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
+from utils.training.cuda_graph import record_network_embedding
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import BatchRecord, Metrics, score
 from utils.training.optimizer import AdamW
@@ -64,6 +65,8 @@ class Learner:
                 f"optimizer_config.accum_steps is {optim.accum_steps}, but an epoch has {train.num_batches} batches "
                 "only, which then make one step"
             )
+        if model.embeds_whole_network and optim.accum_steps == processes.world_size == 1:
+            record_network_embedding(model, precision)
         network = processes.parallel(model)
         return Learner(model, network, make_optimizer(model, optim), schedule, precision, optim)
 
@@ -103,9 +106,9 @@ def train_epoch(
             with precision.autocast():
                 losses = loss_function(learner.network(batch), batch)
             # Each process has its share of the loss, and the gradients of all are averaged.
-            precision.scaler.scale(losses["loss"] * processes.world_size / window_size).backward()
+            precision.scaler.scale(losses["loss"] * (processes.world_size / window_size)).backward()
         if is_last:
-            optimizer_step(model, learner.optimizer, precision, learning_rate, config.max_norm)
+            optimizer_step(learner.optimizer, precision, learning_rate, config.max_norm)
         pending.append(({name: term.detach() for name, term in losses.items()}, learning_rate))
         if len(pending) == READ_BACK or index + 1 == loader.num_batches:
             records = _read_back(pending, first_batch + index + 1 - len(pending), processes)
@@ -116,13 +119,13 @@ def train_epoch(
 
 
 def optimizer_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, learning_rate: float, max_norm: float
+    optimizer: torch.optim.Optimizer, precision: Precision, learning_rate: float, max_norm: float
 ) -> None:
     """One step at `learning_rate` with the gradients at hand, which are then cleared."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+    (group,) = optimizer.param_groups
+    group["lr"] = learning_rate
     precision.scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    nn.utils.clip_grad_norm_(group["params"], max_norm)
     precision.scaler.step(optimizer)
     precision.scaler.update()
     optimizer.zero_grad()
