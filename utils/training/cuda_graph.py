@@ -1,5 +1,7 @@
 """On a GPU: the Road Network Encoder's part of a training step, handed to the GPU as one operation."""
 
+import gc
+
 import torch
 from loguru import logger
 
@@ -15,6 +17,7 @@ def record_network_embedding(model: HOSER, precision: Precision) -> None:
     Evaluations compute as ever. The gradients stay in the graph's memory and are written anew with each backward pass,
     so those of two passes cannot be added up.
     """
+    gc.collect()  # an earlier trial's graphs hold their model, and it holds them
     encoder = model.road_network_encoder.train()
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the library's own recording causes it
     try:
