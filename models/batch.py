@@ -65,7 +65,7 @@ class MessageGraph(TensorRecord):
 
 @dataclass(frozen=True)
 class AttentionGroup(TensorRecord):
-    """Consecutive trips of similar length, padded together for attention only.
+    """Consecutive trips, as a rule of similar length, padded together for attention only.
 
     Grouping keeps the padding small: attention costs the square of the padded length.
     """

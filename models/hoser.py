@@ -53,13 +53,17 @@ class HOSER(nn.Module):
         }
 
     def embed_network(self) -> tuple[Tensor, Tensor]:
-        """Embeddings of all roads [N, h] and all zones [Z, h]; made once before an evaluation."""
+        """Embeddings of all roads [N, h] and all zones [Z, h].
+
+        Made once before an evaluation, and in each training step that `embeds_whole_network`; there, what is returned
+        may be memory that the next step overwrites.
+        """
         with threads_for(len(self.road2zone)):
             return self.road_network_encoder()
 
     @property
     def embeds_whole_network(self) -> bool:
-        """Whether each training step does."""
+        """Whether each training step embeds the whole network: on a GPU, up to WHOLE_NETWORK_ROADS roads."""
         return self.road2zone.is_cuda and len(self.road2zone) <= WHOLE_NETWORK_ROADS
 
     def forward(self, batch: Batch, network: tuple[Tensor, Tensor] | None = None) -> Prediction:
@@ -67,8 +71,8 @@ class HOSER(nn.Module):
 
         Args:
             batch: trips, packed.
-            network: what `embed_network` returned; by default the embeddings are computed here, with
-                gradients, as training needs them (of the roads that the batch touches).
+            network: what `embed_network` returned; by default the embeddings are computed here, with gradients, as
+                training needs them (of the roads that the batch touches, or of all: `embeds_whole_network`).
         """
         if network is None and self.embeds_whole_network:
             network = self.embed_network()
@@ -90,7 +94,8 @@ class HOSER(nn.Module):
     def _roads_of(self, batch: Batch, network: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Road embeddings [n, h], and the rows in it of the steps' roads [S] and of the candidates [K].
 
-        Of the roads that the batch touches only: what follows works road by road, on all that it is given.
+        Where the network is large, of the roads that the batch touches only: what follows works road by road, on all
+        that it is given.
         """
         if network is not None and self.embeds_whole_network:
             return network, batch.road_id, batch.candidate_road_id

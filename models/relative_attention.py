@@ -1,4 +1,4 @@
-"""Causal attention with relative terms, over groups of trips of similar length, with the gradients written out.
+"""Causal attention with relative terms, over groups of trips padded together, with the gradients written out.
 
 Queries, keys and values come packed by step, and products of many small matrices want them by trip and head. Here each
 is copied there once, and its gradient back once; left to autograd, the copies and the matrices [T, T] that come between
@@ -145,4 +145,4 @@ def _sum_relative(weight: Tensor, group: AttentionGroup, out: Tensor) -> None:
     """sum_j weight_ij r_ij of a group: weight [G * H, T, T], into out [G * H * T, 2]."""
     weight = weight.view(group.num_trips, -1, *weight.shape[1:])
     for values, column in zip((group.distance, group.time_interval), out.T, strict=True):
-        torch.sum(weight * values.unsqueeze(1), -1, out=column.view(weight.shape[:-1]))
+        column.copy_((weight * values.unsqueeze(1)).sum(-1).view(-1))

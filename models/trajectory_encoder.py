@@ -1,7 +1,6 @@
 """Trajectory Encoder (HOSER, section 4.2): a causal transformer with relative distance and time terms.
 
-Positions are packed ([S, C], all steps of all trips); only attention itself is padded, group by group of
-trips of similar length.
+Positions are packed ([S, C], all steps of all trips); only attention itself is padded, group by group of trips.
 """
 
 import math

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loguru import logger
 from scripts import MINI_CITY, Script, make_mini_project, make_mini_teacher, mini, run
 from torch import Tensor
 
@@ -28,7 +29,6 @@ from utils.generation.options import GenerationOptions
 from utils.generation.paths import PathModel, Trip
 from utils.generation.queries import sample_queries
 from utils.runtime.precision import Precision
-from utils.training import engine
 from utils.training.engine import Learner, evaluate, train_epoch
 from utils.training.losses import HOSERLoss
 
@@ -133,42 +133,73 @@ def test_no_step_waits_for_the_gpu(teacher: bool, precision: str, tmp_path: Path
         torch.cuda.set_sync_debug_mode("default")
 
 
+def is_recorded(learner: Learner) -> bool:
+    """Whether its steps replay a CUDA graph of the Road Network Encoder."""
+    return "forward" in vars(learner.model.road_network_encoder)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("accum_steps", [1, 2])
-def test_with_its_recorded_part_a_training_is_as_without(
-    accum_steps: int, precision: str, city: City, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sets = [*SIZES, f"optimizer_config.accum_steps={accum_steps}", f"training.precision={precision}"]
-    config = load_config("Mini", overrides=sets)
+def test_a_recorded_step_has_the_gradients_of_one_that_is_not(precision: str, city: City) -> None:
+    """Of weights that have changed since: by training, and by loading others; and after an evaluation."""
+    config = load_config("Mini", overrides=[*SIZES, f"training.precision={precision}"])
     train = make_loaders(city, config, GPU)["train"]
-    losses, recorded = [], []
-    for record in (engine.record_network_embedding, lambda *_: None):
-        monkeypatch.setattr(engine, "record_network_embedding", record)
-        torch.manual_seed(0)
-        learner = Learner.from_config(HOSER(config, city.features).to(GPU), config, train)
-        recorded.append("forward" in vars(learner.model.road_network_encoder))
-        epochs = [train_epoch(learner, train, HOSERLoss(train.statistics), 0, epoch, 0) for epoch in range(3)]
-        losses.append([row.losses["loss"] for epoch in epochs for rows in epoch for row in rows])
-        with torch.no_grad():  # an evaluation between two steps is of the weights of now
-            learner.model.eval()
-            losses[-1].append(float(learner.model.embed_network()[0].square().mean()))
-    assert recorded == [accum_steps == 1, False]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-3 if precision == "float32" else 0.05)
+    learner = Learner.from_config(HOSER(config, city.features).to(GPU), config, train)
+    plain, other = (HOSER(config, city.features).to(GPU) for _ in range(2))
+    assert is_recorded(learner)
 
+    def compare() -> None:
+        plain.load_state_dict(learner.model.state_dict())
+        expected, gradients = one_step(plain, train, precision)
+        found, ours = one_step(learner.model, train, precision)
+        assert far(found, expected) < (1e-5 if precision == "float32" else 0.02)
+        for name, value in gradients.items():
+            if name.startswith("road_network_encoder"):
+                assert far(ours[name], value) < (1e-3 if precision == "float32" else 0.1), name
 
-def test_where_nothing_can_be_recorded_training_goes_on(city: City, config: Config) -> None:
-    model = HOSER(config, city.features).to(GPU)
-    encoder, embed_zones = model.road_network_encoder, model.road_network_encoder.embed_zones
-
-    def waiting_for_the_gpu() -> Tensor:  # which must not be while operations are recorded
-        encoder.zone_id_emb.weight.sum().item()
-        return embed_zones()
-
-    encoder.embed_zones = waiting_for_the_gpu
-    train = make_loaders(city, config, GPU)["train"]
-    learner = Learner.from_config(model, config, train)
-    assert "forward" not in vars(encoder)
+    compare()
     list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
+    compare()
+    learner.model.load_state_dict(other.state_dict())
+    compare()
+    evaluate(learner.model, train, learner.precision, "evaluating")
+    learner.model.train()
+    compare()
+
+
+def test_gradients_of_several_batches_add_up(city: City) -> None:
+    config = load_config("Mini", overrides=[*SIZES, "optimizer_config.accum_steps=2"])
+    train = make_loaders(city, config, GPU)["train"]
+    assert not is_recorded(Learner.from_config(HOSER(config, city.features).to(GPU), config, train))
+
+
+def test_where_memory_is_too_little_for_a_recording_training_goes_on(city: City, config: Config) -> None:
+    train = make_loaders(city, config, GPU)["train"]
+    model = HOSER(config, city.features).to(GPU)
+    messages: list[str] = []
+    handler = logger.add(messages.append, level="WARNING", format="{message}")
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved(GPU) / total, GPU)  # none for the graph
+    try:
+        learner = Learner.from_config(model, config, train)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+        logger.remove(handler)
+    assert not is_recorded(learner)
+    assert any("too little memory on the GPU for a CUDA graph" in message for message in messages)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has one GPU at most")
+def test_a_step_is_recorded_on_the_second_gpu(city: City, config: Config) -> None:
+    second = torch.device("cuda", 1)
+    train = make_loaders(city, config, second)["train"]
+    learner = Learner.from_config(HOSER(config, city.features).to(second), config, train)
+    plain = HOSER(config, city.features).to(second)
+    list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
+    plain.load_state_dict(learner.model.state_dict())
+    assert far(one_step(learner.model, train, "float32")[0], one_step(plain, train, "float32")[0]) < 1e-5
 
 
 def test_the_benchmark_says_how_busy_the_gpu_is(model: HOSER, city: City, config: Config) -> None:

@@ -14,7 +14,7 @@ from utils.training.engine import Learner, train_epoch
 from utils.training.losses import HOSERLoss
 
 WARM_UP_STEPS = 20
-PROFILED_STEPS = 6
+PROFILED_STEPS = 20  # (a thread makes one batch more)
 LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy")  # (the profiler synchronises the device)
 
@@ -24,9 +24,9 @@ MEANINGS = {
     "gpu_computes_ms": "of that, the GPU computes",
     "gpu_busy_share": "gpu_computes_ms / gpu_step_ms",
     "gpu_operations_per_step": "operations that it carries out",
-    "gpu_launches_per_step": "of these, those that the processor hands to it one by one",
+    "gpu_launches_per_step": "times that the processor hands it one of them, or a graph of many",
     "gpu_waits_per_step": "times that the program waits for it",
-    "gpu_peak_memory_mb": "peak memory of training on the GPU",
+    "gpu_peak_memory_mb": "peak memory that training takes of the GPU",
 }
 
 
@@ -34,6 +34,7 @@ def measure_gpu(learner: Learner, loader: BatchLoader, loss_function: HOSERLoss)
     """Figures by name, see `MEANINGS`: an epoch as `train.py` runs it, after some steps to warm up."""
     device = loader.device
     _run(learner, FirstBatches(loader, WARM_UP_STEPS), loss_function)
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     torch.cuda.synchronize(device)
     began = time.perf_counter()
@@ -41,7 +42,7 @@ def measure_gpu(learner: Learner, loader: BatchLoader, loss_function: HOSERLoss)
     torch.cuda.synchronize(device)
     taken_s = time.perf_counter() - began
     figures = {"gpu_epoch_s": taken_s, "gpu_step_ms": 1e3 * taken_s / loader.num_batches}
-    figures["gpu_peak_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    figures["gpu_peak_memory_mb"] = torch.cuda.max_memory_reserved(device) / 1e6
 
     steps = max(min(PROFILED_STEPS, loader.num_batches - 1), 1)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:

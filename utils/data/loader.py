@@ -221,7 +221,7 @@ class BatchLoader:
     def _groups(
         self, host_len: np.ndarray, trip: Tensor, place: Tensor, road: Tensor, time_of_day: Tensor
     ) -> Iterator[AttentionGroup]:
-        """Cut the batch (lengths descending) into runs of trips of similar length."""
+        """Cut the batch (lengths descending) into runs of trips, as `GROUP_RATIO` and `GROUP_PAIRS` say."""
         center, minute = self.tables.center_m[road], time_of_day * 1440.0
         ratio, pairs = GROUP_RATIO[self.device.type], GROUP_PAIRS[self.device.type]
         first_trip, first_step = 0, 0

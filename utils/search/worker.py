@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import platform
 import time
@@ -214,6 +215,7 @@ class Worker:
 
     def _run(self, settings: list[str], folder: Path, seed: int, trial: optuna.Trial | None = None) -> RunResult:
         """Train one run, whose messages go to its own log only."""
+        gc.collect()  # the model of the run before, and the CUDA graphs recorded of it, hold each other
         wandb = self.study.config.wandb
         if wandb.enable:  # a run name of its own for each
             parts = [wandb.run_name or self.study.name, *folder.relative_to(self.study.folder).parts]
