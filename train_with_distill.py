@@ -209,7 +209,8 @@ def train(
 
     # curves and W&B run
     run.open_curves(checkpoint.batches_done, checkpoint.epochs_done)
-    run.write_config(config)
+    if checkpoint.epochs_done < config.optimizer_config.max_epoch:  # else the file is that of what was trained
+        run.write_config(config)
     if config.wandb.enable and processes.is_main:
         run.start_wandb(config, dataset, seed, checkpoint.claim_wandb_run_id(), size_bytes(model))
 

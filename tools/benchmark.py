@@ -14,7 +14,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
+from utils.command_line import (
+    ONE_READER,
+    add_data_arguments,
+    add_device_argument,
+    output_file,
+    run_command_line,
+    warn_of_unread,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -25,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, metavar="N", help="trips in a batch (default: as configured)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="training steps to time (default: 20)")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="also write a Chrome trace of a few steps to FILE")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to FILE")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="also write the measurements to FILE")
     parser.add_argument(
         "--scale",
         type=int,

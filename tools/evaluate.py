@@ -11,7 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import ONE_READER, add_data_arguments, add_device_argument, run_command_line, warn_of_unread
+from utils.command_line import (
+    ONE_READER,
+    add_data_arguments,
+    add_device_argument,
+    output_file,
+    run_command_line,
+    warn_of_unread,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=("train", "val", "test"), default="test", help="trips (default: test)")
     source.add_argument("--trips", type=Path, metavar="FILE", help="a CSV of trips instead of a split")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics to FILE")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="also write the metrics to FILE")
     return parser.parse_args()
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
+from utils.command_line import (
+    ONE_READER,
+    add_data_arguments,
+    add_seed_argument,
+    output_file,
+    run_command_line,
+    warn_of_unread,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,10 +51,12 @@ def parse_arguments() -> argparse.Namespace:
         "--baselines", action="store_true", help="also judge the shortest path, the fastest path and a greedy walk"
     )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw distributions.png and comparison.png")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="also write all figures to FILE")
     args = parser.parse_args()
     if not args.generated and not args.compare:
         parser.error("expected --generated or --compare")
+    if args.compare and args.compare[0][0] == args.compare[1][0]:
+        parser.error(f"--compare: two models of the name {args.compare[0][0]!r}, expected two names")
     return args
 
 

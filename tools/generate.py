@@ -116,6 +116,7 @@ if __name__ == "__main__":
     parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
 
 import numpy as np
+from loguru import logger
 
 from utils.config import load_config
 from utils.data.dataset import City, find_folder, load_city
@@ -151,6 +152,7 @@ def main() -> None:
     with processes.main_process_first():
         city = load_city(args.dataset, config, args.data_dir)
         queries = read_queries(args.queries, city, args.number, args.seed)
+    drop_unread(args)
     names = [field.name for field in dataclasses.fields(GenerationOptions)]
     options = GenerationOptions(**{name: getattr(args, name) for name in names})
     job = GenerationJob(
@@ -163,6 +165,15 @@ def main() -> None:
         summary = generate(folder, job, identity, processes, partial(write_more, args, city))
     if summary:
         print(format_summary(summary, folder, args.method))
+
+
+def drop_unread(args: argparse.Namespace) -> None:
+    """Take the options that the method does not read as not given."""
+    defaults = GenerationOptions()
+    for name in ("temperature", "top_k"):
+        if args.method != "sample" and getattr(args, name) != getattr(defaults, name):
+            logger.warning(f"--{name} has no effect: --method {args.method} draws nothing")
+            setattr(args, name, getattr(defaults, name))
 
 
 def default_folder(args: argparse.Namespace) -> Path:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import ONE_READER, add_data_arguments, add_seed_argument, run_command_line, warn_of_unread
+from utils.command_line import (
+    ONE_READER,
+    add_data_arguments,
+    add_seed_argument,
+    output_file,
+    run_command_line,
+    warn_of_unread,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -25,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     which.add_argument(
         "--run_name", metavar="NAME", help="run below save/DATASET, such as seed42_distill (default: seed{N})"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
+    parser.add_argument("--output", type=output_file, required=True, metavar="FILE", help="PNG file to write")
     return parser.parse_args()
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from loguru import logger
 
@@ -117,6 +118,13 @@ def _override_text(text: str) -> str:
     if not text.partition("=")[0].strip() or "=" not in text:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected KEY=VALUE, such as optimizer_config.max_epoch=2")
     return text
+
+
+def output_file(text: str) -> Path:
+    """A type of arguments: a file to write."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, expected a file")
+    return Path(text)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

@@ -117,6 +117,12 @@ def test_the_same_command_again_generates_nothing_and_others_go_beside(trained: 
     assert {row["status"] for row in rows(beside / "trips.csv")} == {"reached", "limit"}
     assert "save/Mini/seed0/generated-2/trips.csv: 30 trips" in other.stdout
 
+    greedy = ("--method", "greedy", "--number", "2", "--out", "greedy")
+    assert run(generate(*greedy), trained).returncode == 0
+    unread = run(generate(*greedy, "--temperature", "2"), trained)  # an option of `sample`
+    assert "--temperature has no effect: --method greedy draws nothing" in unread.stderr
+    assert "greedy: all trips are there" in unread.stderr
+
     weights = torch.load(trained / "save" / "Mini" / "seed0" / "best.pth")
     weights["navigator.v_proj.weight"].neg_()
     torch.save(weights, trained / "save" / "Mini" / "seed0" / "best.pth")
@@ -308,6 +314,8 @@ def _all_rows_of(folder: Path) -> list:
         (["--queries", "nowhere.csv"], "nowhere.csv: cannot be read (No such file or directory)"),
         (["--queries", "Mini.yaml"], "Mini.yaml, line 1: column origin, destination, start_time is missing"),
         (["--checkpoint", "Mini.yaml"], "Mini.yaml"),
+        (["--checkpoint", "save/Mini/seed0"], "save/Mini/seed0: is a folder, expected a file"),
+        (["--out", "Mini.yaml"], "Mini.yaml: is a file, expected a folder"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, trained: Path) -> None:

@@ -85,6 +85,14 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, project: Path
     assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
 
 
-def test_something_must_be_judged(project: Path) -> None:
-    done = run(evaluate(), project)
-    assert done.returncode == 2 and "expected --generated or --compare" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected --generated or --compare"),
+        (["--compare", "a=generated.csv", "a=generated.csv"], "two models of the name 'a', expected two names"),
+        (["--generated", "generated.csv", "--json", "data"], "data is a folder, expected a file"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_found_at_once(arguments: list[str], message: str, project: Path) -> None:
+    done = run(evaluate(*arguments), project)
+    assert done.returncode == 2 and message in done.stderr

@@ -204,11 +204,14 @@ def _wait_until_training(project: DistilledRun, training: Script) -> None:
 def test_a_finished_run_says_so_and_trains_nothing(copy: DistilledRun) -> None:
     shutil.rmtree(copy.folder / "save" / "Mini" / "teacher")  # which it does not need
     before = {path.name: path.read_bytes() for path in copy.save.glob("*.pth")}
-    done = run(distill_command(), copy.folder)
-    assert done.returncode == 0, done.stderr
-    assert "training is complete: all 4 epochs are done" in done.stderr
-    assert re.search(r"test: accuracy 0\.\d{4}", done.stderr)
-    assert {path.name: path.read_bytes() for path in copy.save.glob("*.pth")} == before
+    configuration = (copy.log_folder / "config.yaml").read_bytes()
+    for epochs, more in ((EPOCHS, ""), (EPOCHS - 1, ", more than optimizer_config.max_epoch = 3")):
+        done = run(distill_command(epochs=epochs), copy.folder)
+        assert done.returncode == 0, done.stderr
+        assert f"training is complete: all 4 epochs are done{more}\n" in done.stderr
+        assert re.search(r"test: accuracy 0\.\d{4}", done.stderr)
+        assert {path.name: path.read_bytes() for path in copy.save.glob("*.pth")} == before
+        assert (copy.log_folder / "config.yaml").read_bytes() == configuration  # that of what was trained
 
 
 def test_more_epochs_continue_from_the_end_with_the_schedule_of_the_new_total(copy: DistilledRun) -> None:
@@ -496,6 +499,9 @@ def test_a_missing_teacher_is_an_error_that_says_how_to_make_one_and_no_checkpoi
     """Also a checkpoint of another run stays, since the new one cannot start."""
     shutil.rmtree(copy.folder / "save" / "Mini" / "teacher")
     torch.save({**torch.load(copy.checkpoint), "seed": 43}, copy.checkpoint)
+    named = error_in(copy, monkeypatch, **{"distill.teacher": "other.pt"})
+    assert named.startswith("other.pt: no teacher; correct distill.teacher, leave it out (then it is the file that")
+    assert error_in(copy, monkeypatch, **{"distill.teacher": "save"}).startswith("save: is a folder, expected a file")
     error = error_in(copy, monkeypatch)
     assert error.startswith("save/Mini/teacher/weights.pt: no teacher")
     assert "uv run python tools/train_teacher.py --dataset Mini --seed 42 --cuda 0" in error

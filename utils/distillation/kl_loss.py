@@ -75,12 +75,20 @@ def check_teacher(config: DistillConfig, dataset: str) -> None:
         UserError: says how to get one.
     """
     path = teacher_path(config, dataset)
-    if not path.is_file():
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a file (distill.teacher)")
+    made = f"`uv run python tools/train_teacher.py --dataset {dataset} --seed 42 --cuda 0`"
+    if config.teacher:
         raise UserError(
-            f"{path}: no teacher (distill.enable is true); make one with "
-            f"`uv run python tools/train_teacher.py --dataset {dataset} --seed 42 --cuda 0`, name another file with "
-            "--set distill.teacher=FILE, or train without one with --no-distill"
+            f"{path}: no teacher; correct distill.teacher, leave it out (then it is the file that {made} makes), or "
+            "train without one with --no-distill"
         )
+    raise UserError(
+        f"{path}: no teacher (distill.enable is true); make one with {made}, name another file with "
+        "--set distill.teacher=FILE, or train without one with --no-distill"
+    )
 
 
 @dataclass(frozen=True)

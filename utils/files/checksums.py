@@ -17,7 +17,7 @@ def content_digest(content: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """Hash of a file; empty if there is none."""
-    if not path.exists():
+    if not path.is_file():
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -48,7 +48,12 @@ def choose_folder(wanted: Path, identity: Identity) -> Path:
     """The folder for the trips: `wanted`, or where it has trips of another kind, `wanted-2`, `wanted-3`, ...
 
     Trips that are there already are never overwritten.
+
+    Raises:
+        UserError: `wanted` is a file.
     """
+    if wanted.is_file():
+        raise UserError(f"{wanted}: is a file, expected a folder")
     folder, number = wanted, 1
     while (there := _identity_in(folder)) is not None and there != identity:
         logger.warning(f"{folder}: has {_difference(there, identity)}; it stays as it is")

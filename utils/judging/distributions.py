@@ -100,7 +100,12 @@ def quantities(center: Floats, cell_of_road: Ints) -> dict[str, Quantity]:
         lambda trips: Values(measures.step_minutes(trips), trips.offset - np.arange(len(trips.offset))),
     )
     found = [
-        Quantity("distance", "length of a trip", "km", lambda t: _one_each(measures.trip_lengths_km(t, center))),
+        Quantity(
+            "distance",
+            "length of a trip, centre to centre",
+            "km",
+            lambda t: _one_each(measures.trip_lengths_km(t, center)),
+        ),
         Quantity("radius", "radius of a trip", "km", lambda t: _one_each(measures.trip_radii_km(t, center))),
         steps,
         Quantity("trip_duration", "duration of a trip", "min", lambda t: _one_each(measures.trip_seconds(t) / 60)),
