@@ -65,53 +65,41 @@ class EdgeAttention(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        """`_gradients`; autocast may be on, where the backward pass is recorded."""
-        with torch.autocast(d_out.device.type, enabled=False):
-            return *_gradients(ctx.graph, d_out.contiguous(), *ctx.saved_tensors), None
+        """Gradients of l, r, W and att. With d_alpha_ij = d_out_i . l_j,
 
+            d_score_ij = alpha_ij (d_alpha_ij - sum_k alpha_ik d_alpha_ik) = alpha_ij (d_alpha_ij - d_out_i . out_i).
 
-def _gradients(
-    graph: MessageGraph,
-    d_out: Tensor,
-    l: Tensor,  # noqa: E741
-    r: Tensor,
-    w_edge: Tensor,
-    att: Tensor,
-    alpha: Tensor,
-    out: Tensor,
-    member: Tensor,
-    factor: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of l, r, W and att. With d_alpha_ij = d_out_i . l_j,
+        d_z_ij = d_score_ij leaky_relu'(z_ij) * att, and the derivative is s + (1 - s) [z > 0]. So with
+        D_l_j = sum_i d_score_ij leaky_relu'(z_ij), and D_r_i and D_w likewise (times e_ij),
 
-        d_score_ij = alpha_ij (d_alpha_ij - sum_k alpha_ik d_alpha_ik) = alpha_ij (d_alpha_ij - d_out_i . out_i).
+            d_l_j = D_l_j * att + sum_i alpha_ij d_out_i,  d_r_i = D_r_i * att,  d_W = D_w * att,
 
-    d_z_ij = d_score_ij leaky_relu'(z_ij) * att, and the derivative is s + (1 - s) [z > 0]. So with
-    D_l_j = sum_i d_score_ij leaky_relu'(z_ij), and D_r_i and D_w likewise (times e_ij),
+        and, as leaky_relu(z) = leaky_relu'(z) * z, d_att = sum_j D_l_j * l_j + sum_i D_r_i * r_i + sum D_w * W.
+        The d_score of a target's edges add up to zero, which leaves s out of D_r.
+        """
+        l, r, w_edge, att, alpha, out, member, factor = ctx.saved_tensors  # noqa: E741
+        graph: MessageGraph = ctx.graph
+        source, target, s = graph.source, graph.target, NEGATIVE_SLOPE
+        d_out = d_out.contiguous()
+        d_alpha = torch.ops.aten._embedding_bag_per_sample_weights_backward(d_out, l, source, graph.ptr, target, 0)
+        d_score = alpha * (d_alpha - (d_out * out).sum(1).index_select(0, target))
 
-        d_l_j = D_l_j * att + sum_i alpha_ij d_out_i,  d_r_i = D_r_i * att,  d_W = D_w * att,
+        ordered, by_source = torch.sort(source, stable=True)
+        source_ptr = torch.searchsorted(ordered, torch.arange(len(l) + 1, device=source.device))
+        is_positive = _sums_of_rows(torch.cat([l, r, w_edge.T]), member, factor).gt_(0)
+        edge, where_positive = torch.arange(len(source), device=source.device), (1 - s) * d_score
+        D_l = _segment_sums(is_positive, by_source, where_positive[by_source], source_ptr)
+        D_l += s * d_score.new_zeros(len(l), 1).index_add_(0, source, d_score.unsqueeze(1))
+        D_r = _segment_sums(is_positive, edge, where_positive, graph.ptr)
+        attributes = graph.edge_attr.T
+        sums = [
+            _segment_sums(is_positive, edge, where_positive * attribute, graph.ptr).sum(0) for attribute in attributes
+        ]
+        D_w = torch.stack(sums) + s * (attributes @ d_score).unsqueeze(1)
 
-    and, as leaky_relu(z) = leaky_relu'(z) * z, d_att = sum_j D_l_j * l_j + sum_i D_r_i * r_i + sum D_w * W.
-    The d_score of a target's edges add up to zero, which leaves s out of D_r.
-    """
-    source, target, s = graph.source, graph.target, NEGATIVE_SLOPE
-    d_alpha = torch.ops.aten._embedding_bag_per_sample_weights_backward(d_out, l, source, graph.ptr, target, 0)
-    d_score = alpha * (d_alpha - (d_out * out).sum(1).index_select(0, target))
-
-    ordered, by_source = torch.sort(source, stable=True)
-    source_ptr = torch.searchsorted(ordered, torch.arange(len(l) + 1, device=source.device))
-    is_positive = _sums_of_rows(torch.cat([l, r, w_edge.T]), member, factor).gt_(0)
-    edge, where_positive = torch.arange(len(source), device=source.device), (1 - s) * d_score
-    D_l = _segment_sums(is_positive, by_source, where_positive[by_source], source_ptr)
-    D_l += s * d_score.new_zeros(len(l), 1).index_add_(0, source, d_score.unsqueeze(1))
-    D_r = _segment_sums(is_positive, edge, where_positive, graph.ptr)
-    attributes = graph.edge_attr.T
-    sums = [_segment_sums(is_positive, edge, where_positive * attribute, graph.ptr).sum(0) for attribute in attributes]
-    D_w = torch.stack(sums) + s * (attributes @ d_score).unsqueeze(1)
-
-    d_att = (l * D_l).sum(0) + (r * D_r).sum(0) + (w_edge.T * D_w).sum(0)
-    d_l = _segment_sums(d_out, target[by_source], alpha[by_source], source_ptr).addcmul_(D_l, att)
-    return d_l, D_r.mul_(att), (D_w * att).T, d_att
+        d_att = (l * D_l).sum(0) + (r * D_r).sum(0) + (w_edge.T * D_w).sum(0)
+        d_l = _segment_sums(d_out, target[by_source], alpha[by_source], source_ptr).addcmul_(D_l, att)
+        return d_l, D_r.mul_(att), (D_w * att).T, d_att, None
 
 
 def _summands(l: Tensor, r: Tensor, w_edge: Tensor, graph: MessageGraph) -> tuple[Tensor, Tensor]:  # noqa: E741

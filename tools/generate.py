@@ -144,6 +144,7 @@ def main() -> None:
     """Read the command line, load what is needed, generate, print the summary."""
     args = parse_arguments()
     check_options(args.method, args.k)
+    drop_unread(args)
     processes = join_processes()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
@@ -152,7 +153,6 @@ def main() -> None:
     with processes.main_process_first():
         city = load_city(args.dataset, config, args.data_dir)
         queries = read_queries(args.queries, city, args.number, args.seed)
-    drop_unread(args)
     names = [field.name for field in dataclasses.fields(GenerationOptions)]
     options = GenerationOptions(**{name: getattr(args, name) for name in names})
     job = GenerationJob(

@@ -2,6 +2,7 @@
 
 import torch
 from loguru import logger
+from torch import Tensor
 
 from models.hoser import HOSER
 from utils.runtime.precision import Precision
@@ -18,11 +19,21 @@ def record_network_embedding(model: HOSER, precision: Precision) -> None:
     two passes cannot be added up. A deep copy of the model would replay with the weights of the original.
     """
     device, encoder = precision.device, model.road_network_encoder.train()
+    forward = encoder.forward
+
+    def forward_in_autocast() -> tuple[Tensor, Tensor]:  # as in a step, whose backward pass is outside it
+        with precision.autocast(cache_enabled=False):
+            return forward()
+
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the library's own recording causes it
+    encoder.forward = forward_in_autocast
     try:
         # The current device's operations are recorded, and a recording that fails may leave another stream behind.
-        stream = torch.cuda.current_stream(device)
-        with torch.cuda.device(device), torch.cuda.stream(stream), precision.autocast(cache_enabled=False):
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
             torch.cuda.make_graphed_callables(encoder, ())
     except torch.OutOfMemoryError:
+        del encoder.forward
         logger.warning("too little memory on the GPU for a CUDA graph of the road network: steps take longer")
+        return
+    replay = encoder.forward
+    encoder.forward = lambda: replay() if encoder.training else forward()
