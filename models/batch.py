@@ -65,14 +65,13 @@ class MessageGraph(TensorRecord):
 
 @dataclass(frozen=True)
 class AttentionGroup(TensorRecord):
-    """Consecutive trips, as a rule of similar length, padded together for attention only.
+    """Consecutive trips, as a rule of similar length, padded together for attention only: G * T places.
 
     Grouping keeps the padding small: attention costs the square of the padded length.
     """
 
     num_trips: int  # G
     max_len: int  # T
-    slot: Tensor  # [s] int64, places in the padded [G * T] of its steps, which lie behind those of the groups before
     distance: Tensor  # [G, T, T] float32, km between road centres, at most 1
     time_interval: Tensor  # [G, T, T] float32, minutes between the times of day, at most 5, / 5
 
@@ -98,6 +97,7 @@ class Batch(TensorRecord):
     label_candidate: Tensor  # [S] int64, that road's row in [K]
     log_time: Tensor  # [S] float32, log1p(seconds to the next road), standardised
     max_candidates: int  # C
+    slot: Tensor  # [S] int64, place of each step among those of all groups, which lie one after the other
     groups: tuple[AttentionGroup, ...]
     share: float = 1.0  # of the steps of the whole batch, which several processes may have in parts; 0: none of them
 

@@ -30,16 +30,16 @@ class PaddedLayout:
     qkv_row: Tensor  # [S * 3 * H] int64, row of each head's query, key and value among those of all, [3 * N]
 
 
-def padded_layout(groups: tuple[AttentionGroup, ...], num_heads: int) -> PaddedLayout:
-    """The layout of a batch, the same for all layers."""
-    device = groups[0].slot.device
-    head, first, parts = torch.arange(num_heads, device=device), 0, []
+def padded_layout(slot: Tensor, groups: tuple[AttentionGroup, ...], num_heads: int) -> PaddedLayout:
+    """The layout of a batch, the same for all layers; `slot` and `groups` are the batch's."""
+    first, rows_of_places = 0, []
     for group in groups:
-        T = group.max_len
-        of_first_head = group.slot + group.slot.div(T, rounding_mode="floor") * ((num_heads - 1) * T)
-        parts.append(first + of_first_head.unsqueeze(1) + head * T)
-        first += group.num_trips * num_heads * T
-    row = torch.cat(parts)  # [S, H]
+        G, T = group.num_trips, group.max_len
+        last = first + G * num_heads * T
+        rows = torch.arange(first, last, device=slot.device).view(G, num_heads, T)
+        rows_of_places.append(rows.transpose(1, 2).reshape(-1, num_heads))
+        first = last
+    row = torch.cat(rows_of_places).index_select(0, slot)  # [S, H]
     qkv_row = torch.cat([row, row + first, row + 2 * first], dim=1).view(-1)
     return PaddedLayout(groups, first, row.view(-1), qkv_row)
 

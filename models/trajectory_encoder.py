@@ -97,7 +97,7 @@ class TrajectoryEncoder(nn.Module):
         """Embeddings of the roads and zones of the steps, [S, hidden_dim] each -> [S, 2 * hidden_dim]."""
         x = self.embed(self.fuse(road_embedding, zone_embedding), batch.temporal_info)
         blocks = self.transformer["h"]
-        layout = padded_layout(batch.groups, blocks[0].attn.num_heads)
+        layout = padded_layout(batch.slot, batch.groups, blocks[0].attn.num_heads)
         for block in blocks:
             x = block(x, layout)
         return x

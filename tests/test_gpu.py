@@ -6,16 +6,17 @@ Without a GPU these are skipped: `uv run pytest -m gpu` is the command for a mac
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from loguru import logger
 from scripts import MINI_CITY, Script, make_mini_project, make_mini_teacher, mini, run
 from torch import Tensor
 
 import models.hoser
+from models.batch import Batch, Prediction
 from models.hoser import HOSER
 from utils.benchmark.gpu import MEANINGS, FirstBatches, measure_gpu
 from utils.config import Config, load_config
@@ -29,6 +30,7 @@ from utils.generation.options import GenerationOptions
 from utils.generation.paths import PathModel, Trip
 from utils.generation.queries import sample_queries
 from utils.runtime.precision import Precision
+from utils.training.cuda_graph import RecordedModel
 from utils.training.engine import Learner, evaluate, train_epoch
 from utils.training.losses import HOSERLoss
 
@@ -133,73 +135,131 @@ def test_no_step_waits_for_the_gpu(teacher: bool, precision: str, tmp_path: Path
         torch.cuda.set_sync_debug_mode("default")
 
 
+def make_learner(city: City, *settings: str, device: torch.device = GPU) -> tuple[Learner, BatchLoader]:
+    """A new model, ready for training steps."""
+    config = load_config("Mini", overrides=[*SIZES, *settings])
+    train = make_loaders(city, config, device)["train"]
+    learner = Learner.from_config(HOSER(config, city.features).to(device), config, train)
+    learner.prepare()
+    return learner, train
+
+
 def is_recorded(learner: Learner) -> bool:
-    """Whether its steps replay a CUDA graph of the Road Network Encoder."""
-    return "forward" in vars(learner.model.road_network_encoder)
+    """Whether its steps replay CUDA graphs."""
+    return isinstance(learner.network, RecordedModel) and learner.network.is_recorded
+
+
+def step_of(network: Callable[[Batch], Prediction], learner: Learner, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and the gradients of a loss; copies, since a recording's memory is overwritten."""
+    parameters = list((learner.model if network is learner.network else network).parameters())
+    with learner.precision.autocast():
+        prediction = network(batch)
+        loss = prediction.logits.float().square().mean() + prediction.time_pred.float().square().mean()
+    return prediction.logits.detach().clone(), [grad.clone() for grad in torch.autograd.grad(loss, parameters)]
+
+
+def check_that_replays_are_the_model(learner: Learner, plain: HOSER, train: BatchLoader) -> None:
+    plain.load_state_dict(learner.model.state_dict())
+    rough = learner.precision.name != "float32"
+    for batch in (next(train.shuffled(3, 0)), *list(train.shuffled(4, 0))[-2:]):  # the last has fewer trips
+        expected, gradients = step_of(plain, learner, batch)
+        found, ours = step_of(learner.network, learner, batch)
+        assert found.shape == expected.shape
+        assert far(found, expected) < (0.02 if rough else 1e-5)
+        flat = [torch.cat([gradient.flatten() for gradient in each]) for each in (ours, gradients)]
+        assert far(*flat) < (0.05 if rough else 1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_recorded_step_has_the_gradients_of_one_that_is_not(precision: str, city: City) -> None:
+def test_a_replayed_step_is_the_model_s(precision: str, city: City) -> None:
     """Of weights that have changed since: by training, and by loading others; and after an evaluation."""
-    config = load_config("Mini", overrides=[*SIZES, f"training.precision={precision}"])
+    learner, train = make_learner(city, f"training.precision={precision}")
+    plain, other = (copy.deepcopy(learner.model) for _ in range(2))
+    assert is_recorded(learner)
+    check_that_replays_are_the_model(learner, plain, train)
+    before = copy.deepcopy(learner.model.state_dict())
+    list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
+    trained = learner.model.state_dict()
+    assert all(
+        not torch.equal(value, before[name]) for name, value in trained.items() if name.startswith("navigator.q_proj")
+    )
+    check_that_replays_are_the_model(learner, plain, train)
+    learner.model.load_state_dict(other.state_dict())
+    check_that_replays_are_the_model(learner, plain, train)
+    evaluate(learner.model, train, learner.precision, "evaluating")
+    learner.prepare()
+    check_that_replays_are_the_model(learner, plain, train)
+
+
+def test_dropout_is_drawn_anew_in_each_replay(city: City) -> None:
+    learner, train = make_learner(city, "trajectory_encoder_config.dropout=0.5")
+    assert is_recorded(learner)
+    batch, found = next(train.shuffled(0, 0)), []
+    for seed in (1, None, 1):
+        if seed is not None:
+            torch.manual_seed(seed)
+        found.append(step_of(learner.network, learner, batch)[0])
+    assert far(found[1], found[0]) > 0.01
+    assert far(found[2], found[0]) < 1e-3
+
+
+@pytest.mark.parametrize("setting", ["optimizer_config.accum_steps=2", "training.cuda_graph=false"])
+def test_what_is_not_recorded(setting: str, city: City) -> None:
+    """Gradients of several batches add up, which a replay's cannot; and where it is not wanted."""
+    learner, train = make_learner(city, setting)
+    assert learner.network is learner.model
+    assert train.shape is None
+
+
+def test_where_memory_is_too_little_for_a_recording_training_goes_on(city: City, messages: list[str]) -> None:
+    torch.cuda.empty_cache()
+    config = load_config("Mini", overrides=SIZES)
     train = make_loaders(city, config, GPU)["train"]
     learner = Learner.from_config(HOSER(config, city.features).to(GPU), config, train)
-    plain, other = (HOSER(config, city.features).to(GPU) for _ in range(2))
-    assert is_recorded(learner)
-
-    def compare() -> None:
-        plain.load_state_dict(learner.model.state_dict())
-        expected, gradients = one_step(plain, train, precision)
-        found, ours = one_step(learner.model, train, precision)
-        assert far(found, expected) < (1e-5 if precision == "float32" else 0.02)
-        for name, value in gradients.items():
-            if name.startswith("road_network_encoder"):
-                assert far(ours[name], value) < (1e-3 if precision == "float32" else 0.1), name
-
-    compare()
-    list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
-    compare()
-    learner.model.load_state_dict(other.state_dict())
-    compare()
-    evaluate(learner.model, train, learner.precision, "evaluating")
-    learner.model.train()
-    compare()
-
-
-def test_gradients_of_several_batches_add_up(city: City) -> None:
-    config = load_config("Mini", overrides=[*SIZES, "optimizer_config.accum_steps=2"])
-    train = make_loaders(city, config, GPU)["train"]
-    assert not is_recorded(Learner.from_config(HOSER(config, city.features).to(GPU), config, train))
-
-
-def test_where_memory_is_too_little_for_a_recording_training_goes_on(city: City, config: Config) -> None:
-    train = make_loaders(city, config, GPU)["train"]
-    model = HOSER(config, city.features).to(GPU)
-    messages: list[str] = []
-    handler = logger.add(messages.append, level="WARNING", format="{message}")
-    torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved(GPU) / total, GPU)  # none for the graph
     try:
-        learner = Learner.from_config(model, config, train)
+        learner.prepare()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, GPU)
-        logger.remove(handler)
+    check_that_training_goes_on(learner, train, messages)
+    assert any("out of memory" in message for message in messages)
+
+
+def test_a_changed_model_that_waits_for_the_gpu_trains(
+    city: City, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that prints a value."""
+    forward = HOSER.forward
+
+    def printing(model: HOSER, batch: Batch, *arguments: object) -> Prediction:
+        prediction = forward(model, batch, *arguments)
+        print(prediction.logits.max().item())
+        return prediction
+
+    monkeypatch.setattr(HOSER, "forward", printing)
+    learner, train = make_learner(city)
+    check_that_training_goes_on(learner, train, messages)
+    plain = copy.deepcopy(learner.model)
+    check_that_replays_are_the_model(learner, plain, train)
+
+
+def check_that_training_goes_on(learner: Learner, train: BatchLoader, messages: list[str]) -> None:
+    """After a recording that has failed."""
     assert not is_recorded(learner)
-    assert any("too little memory on the GPU for a CUDA graph" in message for message in messages)
+    assert sum("training.cuda_graph: a training step cannot be recorded" in message for message in messages) == 1
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
-    list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
+    for epoch in range(2):
+        list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, epoch, 0))
+    assert not is_recorded(learner)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has one GPU at most")
-def test_a_step_is_recorded_on_the_second_gpu(city: City, config: Config) -> None:
-    second = torch.device("cuda", 1)
-    train = make_loaders(city, config, second)["train"]
-    learner = Learner.from_config(HOSER(config, city.features).to(second), config, train)
-    plain = HOSER(config, city.features).to(second)
+def test_a_step_is_recorded_on_the_second_gpu(city: City) -> None:
+    learner, train = make_learner(city, "training.precision=float32", device=torch.device("cuda", 1))
+    assert is_recorded(learner)
     list(train_epoch(learner, train, HOSERLoss(train.statistics), 0, 0, 0))
-    plain.load_state_dict(learner.model.state_dict())
-    assert far(one_step(learner.model, train, "float32")[0], one_step(plain, train, "float32")[0]) < 1e-5
+    check_that_replays_are_the_model(learner, copy.deepcopy(learner.model), train)
 
 
 def test_the_benchmark_says_how_busy_the_gpu_is(model: HOSER, city: City, config: Config) -> None:

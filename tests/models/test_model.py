@@ -59,11 +59,13 @@ def message_graph(source: Tensor, target: Tensor, edge_attr: Tensor, num_nodes: 
     return MessageGraph(source, target, ptr, edge_attr, torch.arange(num_nodes))
 
 
-@pytest.fixture(params=["edges at once", "edges in blocks of 7"])
+@pytest.fixture(params=["edges at once", "edges in blocks of 7", "in blocks, as on a GPU"])
 def edge_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way that attention over edges can go."""
-    if request.param == "edges in blocks of 7":
+    if "in blocks" in request.param:
         monkeypatch.setitem(edge_attention.BLOCK_EDGES, "cpu", 7)
+    if "GPU" in request.param:
+        monkeypatch.setitem(edge_attention.BY_BAGS, "cpu", False)
 
 
 def random_graph(num_nodes: int, num_edges: int, seed: int) -> Tensor:
@@ -93,6 +95,7 @@ def test_two_gatv2_layers_equal_those_of_pytorch_geometric(seed: int, pyg: Modul
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.usefixtures("edge_path")
 @pytest.mark.parametrize("seed", range(3))
 def test_the_gradients_of_attention_over_edges_are_those_of_its_values(seed: int) -> None:
     edges, attr = with_self_loops(random_graph(12, 30, seed), torch.randn(38, 2, dtype=torch.float64), 12)
@@ -211,15 +214,16 @@ HEADS = 3
 
 def attention_layout(lengths: list[int], sizes: list[int]) -> PaddedLayout:
     """Trips of these lengths, `sizes` of them at a time in a group, with random distances and intervals."""
-    groups, trip = [], 0
+    groups, slots, trip, first_place = [], [], 0, 0
     for size in sizes:
         own = torch.tensor(lengths[trip : trip + size])
         longest = int(own.max())
         row, place = ragged_arange(own)
         shape = (size, longest, longest)
-        groups.append(AttentionGroup(size, longest, row * longest + place, torch.rand(shape), torch.rand(shape)))
-        trip += size
-    return padded_layout(tuple(groups), HEADS)
+        groups.append(AttentionGroup(size, longest, torch.rand(shape), torch.rand(shape)))
+        slots.append(first_place + row * longest + place)
+        trip, first_place = trip + size, first_place + size * longest
+    return padded_layout(torch.cat(slots), tuple(groups), HEADS)
 
 
 def test_attention_equals_the_formula_with_relative_vectors_of_each_pair() -> None:
@@ -247,8 +251,8 @@ def test_a_trip_is_not_changed_by_the_trips_padded_with_it() -> None:
     x = torch.randn(8, WIDTH)
     together = block(x, layout)
     group = layout.groups[0]
-    alone = AttentionGroup(1, 2, torch.arange(2), group.distance[1:, :2, :2], group.time_interval[1:, :2, :2])
-    alone = block(x[6:], padded_layout((alone,), HEADS))
+    alone = AttentionGroup(1, 2, group.distance[1:, :2, :2], group.time_interval[1:, :2, :2])
+    alone = block(x[6:], padded_layout(torch.arange(2), (alone,), HEADS))
     torch.testing.assert_close(together[6:], alone, rtol=1e-5, atol=1e-6)
 
 

@@ -27,11 +27,9 @@ from utils.data.road_network import read_road_network
 from utils.distillation.kl_loss import DistillationTerm, load_teacher_reader, teacher_path
 from utils.distillation.score_cache import CachedLogProbs, score_windows
 from utils.distillation.split_windows import find_windows
-from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
-from utils.training.engine import Learner, evaluate, make_optimizer, optimizer_step
+from utils.training.engine import Learner, evaluate, optimizer_step
 from utils.training.losses import HOSERLoss
-from utils.training.schedule import Schedule
 
 Figures = dict[str, float]
 WARM_UP_STEPS = 3
@@ -86,25 +84,24 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     figures["csv_ms_per_trip"] = 1e3 * taken / len(trips)
     loaders = make_loaders(city, config, device)
     train, val = loaders["train"], loaders["val"]
-    precision = Precision(config.training.precision, device)
     loss_function = HOSERLoss(train.statistics)
     torch.manual_seed(0)
     model = HOSER(config, city.features).to(device)
     work = _least_work(model, train, loss_function)
     learner = Learner.from_config(model, config, train)
-    figures |= measure_steps(model, train, loss_function, precision, config, steps)
+    figures |= measure_steps(learner, train, loss_function, steps)
     if device.type == "cuda":
         figures |= measure_gpu(learner, train, loss_function)
     figures["epoch_s"] = figures["step_ms"] / 1e3 * train.num_batches
-    taken, _ = seconds(device, evaluate, model, val, precision, "evaluating")
+    taken, _ = seconds(device, evaluate, model, val, learner.precision, "evaluating")
     figures["evaluation_ms_per_trip"] = 1e3 * taken / val.num_trips
     figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures["distilled_over_vanilla"] = _ratio(model, train, loss_function, precision, config, steps)
+    figures["distilled_over_vanilla"] = _ratio(learner, train, loss_function, config, steps)
     if teacher_path(config.distill, dataset).is_file():
         figures["teacher_steps_per_s"] = _teacher_rate(config, dataset, city, train)
-    figures |= work | _limit(work, model, train, loss_function, precision, config)
+    figures |= work | _limit(work, learner, train, loss_function)
     if trace is not None:
-        _write_trace(trace, model, train, loss_function, precision, config)
+        _write_trace(trace, learner, train, loss_function)
     return figures
 
 
@@ -133,23 +130,21 @@ def _start(dataset: str, config: Config, folder: Path) -> Figures:
     return json.loads(done.stdout) | {"wall_s": time.perf_counter() - began}
 
 
-def measure_steps(
-    model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, precision: Precision, config: Config, steps: int
-) -> Figures:
+def measure_steps(learner: Learner, loader: BatchLoader, loss_function: HOSERLoss, steps: int) -> Figures:
     """Medians of the parts of a training step, in ms."""
-    optim = config.optimizer_config
-    optimizer, schedule = make_optimizer(model, optim), Schedule.from_config(optim, loader.num_batches)
+    learner.prepare()
+    optimizer, precision = learner.optimizer, learner.precision
+    learning_rate, max_norm = learner.schedule.lr_at(1), learner.config.max_norm
     order = np.random.default_rng(0).permutation(loader.num_trips)
     times: dict[str, list[float]] = {name: [] for name in ("loader", "forward", "backward", "optimizer", "step")}
     tokens, device = [], loader.device
-    model.train()
     for step in progress(range(WARM_UP_STEPS + steps), "training steps", None, "steps"):
         start = step * loader.batch_size % max(loader.num_trips - loader.batch_size, 1)
         began = time.perf_counter()
         loading, batch = seconds(device, loader.batch, order[start : start + loader.batch_size])
-        forward, losses = seconds(device, _forward, model, loss_function, precision, batch)
+        forward, losses = seconds(device, _forward, learner, loss_function, batch)
         backward, _ = seconds(device, precision.scaler.scale(losses["loss"]).backward)
-        stepping, _ = seconds(device, optimizer_step, optimizer, precision, schedule.lr_at(1), optim.max_norm)
+        stepping, _ = seconds(device, optimizer_step, optimizer, precision, learning_rate, max_norm)
         for name, taken in zip(times, (loading, forward, backward, stepping), strict=False):
             times[name].append(1e3 * taken)
         times["step"].append(1e3 * (time.perf_counter() - began))
@@ -162,14 +157,12 @@ def measure_steps(
     }
 
 
-def _forward(model: HOSER, loss_function: HOSERLoss, precision: Precision, batch: Batch) -> dict[str, Tensor]:
-    with precision.autocast():
-        return loss_function(model(batch), batch)
+def _forward(learner: Learner, loss_function: HOSERLoss, batch: Batch) -> dict[str, Tensor]:
+    with learner.precision.autocast():
+        return loss_function(learner.network(batch), batch)
 
 
-def _ratio(
-    model: HOSER, loader: BatchLoader, vanilla: HOSERLoss, precision: Precision, config: Config, steps: int
-) -> float:
+def _ratio(learner: Learner, loader: BatchLoader, vanilla: HOSERLoss, config: Config, steps: int) -> float:
     """Time of a distilled over a vanilla step: the median of runs in turn, since machines drift.
 
     The answers are zeros: what they say makes no difference to the time.
@@ -181,8 +174,7 @@ def _ratio(
     ratios = []
     for _ in range(3):
         base, with_teacher = (
-            measure_steps(model, loader, loss_function, precision, config, steps)["step_ms"]
-            for loss_function in (vanilla, distilled)
+            measure_steps(learner, loader, loss_function, steps)["step_ms"] for loss_function in (vanilla, distilled)
         )
         ratios.append(with_teacher / base)
     return statistics.median(ratios)
@@ -208,9 +200,7 @@ def _least_work(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss) -> 
     return {"flops_per_step": flops, "bytes_per_step": graph_bytes}
 
 
-def _limit(
-    work: Figures, model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, precision: Precision, config: Config
-) -> Figures:
+def _limit(work: Figures, learner: Learner, loader: BatchLoader, loss_function: HOSERLoss) -> Figures:
     """How close a training step comes to the least time for its `work`.
 
     The machine's rates and steps in turn, since machines drift; medians.
@@ -218,7 +208,7 @@ def _limit(
     rounds: list[Figures] = []
     for _ in range(ROUNDS):
         rates = machine_rates(loader.device)
-        parts = measure_steps(model, loader, loss_function, precision, config, STEPS_IN_A_ROUND)
+        parts = measure_steps(learner, loader, loss_function, STEPS_IN_A_ROUND)
         limit_ms = work["flops_per_step"] / (1e6 * rates["matmul_gflop_per_s"])
         limit_ms += work["bytes_per_step"] / (1e6 * rates["copy_gb_per_s"])
         taken_ms = sum(parts[f"{name}_ms"] for name in ("forward", "backward", "optimizer"))
@@ -226,12 +216,10 @@ def _limit(
     return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
 
 
-def _write_trace(
-    path: Path, model: HOSER, loader: BatchLoader, loss_function: HOSERLoss, precision: Precision, config: Config
-) -> None:
+def _write_trace(path: Path, learner: Learner, loader: BatchLoader, loss_function: HOSERLoss) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with profile() as profiler:
-        measure_steps(model, loader, loss_function, precision, config, steps=1)
+        measure_steps(learner, loader, loss_function, steps=1)
     profiler.export_chrome_trace(str(path))
 
 

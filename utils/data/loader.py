@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from models.batch import AttentionGroup, Batch
 from models.ragged import ragged_arange
 from utils.config import Config
+from utils.data.batch_shape import BatchShape, common_shape
 from utils.data.dataset import City
 from utils.data.features import (
     RoadTables,
@@ -67,6 +68,7 @@ class BatchLoader:
         processes: Processes = ALONE,
     ):
         self.batch_size, self.processes = batch_size, processes
+        self.shape: BatchShape | None = None  # whose groups the batches have, where it holds their trips
         self.statistics = statistics
         self.device = torch.device(device)
         self.tables = tables.to(self.device)
@@ -99,6 +101,15 @@ class BatchLoader:
     def num_candidates(self) -> int:
         """Candidates of all steps of all trips."""
         return int(self._trip_candidates.sum())
+
+    @property
+    def max_candidates(self) -> int:
+        """The most candidates of a step."""
+        return int(self._trip_max_candidates.max())
+
+    def common_shape(self) -> BatchShape:
+        """A shape to which nearly all shuffled batches can be padded."""
+        return common_shape(self._trip_len, self._trip_candidates, self.batch_size)
 
     @property
     def first_position(self) -> np.ndarray:
@@ -196,6 +207,9 @@ class BatchLoader:
         seconds = (self.time_s[position + 1] - self.time_s[position]).float()
         log_time = (seconds.log1p() - self.statistics.mean) / self.statistics.std
         time_of_day = self.temporal_info[position]
+        shapes = self._group_shapes(host_len)
+        first_place = torch.from_numpy(_first_places(shapes)[: len(host_len)]).to(device, non_blocking=True)
+        slot = first_place[trip] + place
         return Batch(
             trip_index=torch.from_numpy(trip_index).to(device, non_blocking=True),
             trip_len=trip_len,
@@ -214,39 +228,52 @@ class BatchLoader:
             label_candidate=candidate_len.cumsum(0) - candidate_len + label,
             log_time=log_time,
             max_candidates=int(self._trip_max_candidates[trip_index].max()),
-            groups=tuple(self._groups(host_len, trip, place, road, time_of_day)),
+            slot=slot,
+            groups=self._groups(shapes, slot, road, time_of_day),
             share=share,
         )
 
-    def _groups(
-        self, host_len: np.ndarray, trip: Tensor, place: Tensor, road: Tensor, time_of_day: Tensor
-    ) -> Iterator[AttentionGroup]:
-        """Cut the batch (lengths descending) into runs of trips, as `GROUP_RATIO` and `GROUP_PAIRS` say."""
-        center, minute = self.tables.center_m[road], time_of_day * 1440.0
+    def _group_shapes(self, length: np.ndarray) -> Sequence[tuple[int, int]]:
+        """Cut the trips (lengths descending) into runs: trips and places of each, (G, T).
+
+        They are those of `shape` if it holds these trips, else as `GROUP_RATIO` and `GROUP_PAIRS` say.
+        """
+        if self.shape is not None and self.shape.holds(length):
+            return self.shape.groups
         ratio, pairs = GROUP_RATIO[self.device.type], GROUP_PAIRS[self.device.type]
-        first_trip, first_step = 0, 0
-        while first_trip < len(host_len):
-            max_len = int(host_len[first_trip])
-            last_trip = int(np.searchsorted(-host_len, -ratio * max_len, side="right"))
-            last_trip = max(last_trip, min(first_trip + pairs // max_len**2, len(host_len)))
-            lengths = host_len[first_trip:last_trip]
-            num_trips, num_steps = len(lengths), int(lengths.sum())
-            steps = slice(first_step, first_step + num_steps)
-            slot = (trip[steps] - first_trip) * max_len + place[steps]
-            yield AttentionGroup(
-                num_trips=num_trips,
-                max_len=max_len,
-                slot=slot,
-                distance=clipped_km(_chords_m(_padded(center[steps], slot, num_trips, max_len))),
-                time_interval=clipped_interval(_differences(_padded(minute[steps], slot, num_trips, max_len))),
+        shapes, first = [], 0
+        while first < len(length):
+            longest = int(length[first])
+            last = int(np.searchsorted(-length, -ratio * longest, side="right"))
+            last = max(last, min(first + pairs // longest**2, len(length)))
+            shapes.append((last - first, longest))
+            first = last
+        return shapes
+
+    def _groups(
+        self, shapes: Sequence[tuple[int, int]], slot: Tensor, road: Tensor, time_of_day: Tensor
+    ) -> tuple[AttentionGroup, ...]:
+        """Groups of these shapes, of the steps at these places."""
+        sizes = [trips * places for trips, places in shapes]
+        center, minute = (
+            values.new_zeros(sum(sizes), *values.shape[1:]).index_copy_(0, slot, values).split(sizes)
+            for values in (self.tables.center_m[road], time_of_day * 1440.0)
+        )
+        return tuple(
+            AttentionGroup(
+                num_trips=shape[0],
+                max_len=shape[1],
+                distance=clipped_km(_chords_m(center[i].unflatten(0, shape))),
+                time_interval=clipped_interval(_differences(minute[i].unflatten(0, shape))),
             )
-            first_trip, first_step = last_trip, steps.stop
+            for i, shape in enumerate(shapes)
+        )
 
 
-def _padded(values: Tensor, slot: Tensor, num_trips: int, max_len: int) -> Tensor:
-    """[s, ...] -> [G, T, ...], zeros past each trip's end."""
-    padded = values.new_zeros(num_trips * max_len, *values.shape[1:])
-    return padded.index_copy_(0, slot, values).unflatten(0, (num_trips, max_len))
+def _first_places(shapes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Place of the first step of each trip, in groups of these shapes that lie one after the other, [trips] int64."""
+    size = np.repeat([places for _, places in shapes], [trips for trips, _ in shapes])
+    return np.cumsum(size) - size
 
 
 def _chords_m(center_m: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
+from models.batch import Batch, Prediction
 from models.hoser import HOSER
 from models.thread_count import threads_for
 from utils.config import Config
@@ -21,7 +22,7 @@ from utils.runtime.distributed import Processes
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.runtime.signals import take_signals
-from utils.training.cuda_graph import record_network_embedding
+from utils.training.cuda_graph import RecordedModel
 from utils.training.losses import HOSERLoss
 from utils.training.metrics import BatchRecord, Metrics, score
 from utils.training.optimizer import AdamW
@@ -41,7 +42,8 @@ class Learner:
     """A model and all that changes it."""
 
     model: HOSER
-    network: nn.Module  # the model, or what computes the same and adds up the gradients of all processes
+    # The model, or what computes the same: and adds up the gradients of all processes, or replays it on a GPU.
+    network: Callable[[Batch], Prediction]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     precision: Precision
@@ -65,10 +67,16 @@ class Learner:
                 f"optimizer_config.accum_steps is {optim.accum_steps}, but an epoch has {train.num_batches} batches "
                 "only, which then make one step"
             )
-        if model.embeds_whole_network and optim.accum_steps == processes.world_size == 1:
-            record_network_embedding(model, precision)
         network = processes.parallel(model)
+        if config.training.cuda_graph and model.embeds_whole_network and optim.accum_steps == processes.world_size == 1:
+            network = RecordedModel(model, precision, train)
         return Learner(model, network, make_optimizer(model, optim), schedule, precision, optim)
+
+    def prepare(self) -> None:
+        """For training steps, when the model is as it will be trained: training mode; on a GPU, a recording."""
+        self.model.train()
+        if isinstance(self.network, RecordedModel):
+            self.network.record()
 
     def gradients_synchronised(self, is_last: bool) -> AbstractContextManager:
         """Gradients are averaged over the processes with the last backward pass of an optimizer step only."""
@@ -89,7 +97,7 @@ def train_epoch(
         KeyboardInterrupt, TerminatedError: a signal has arrived; so do all loops over batches.
     """
     model, precision, config, processes = learner.model, learner.precision, learner.config, loader.processes
-    model.train()
+    learner.prepare()
     # With dropout the epoch draws random numbers; like the shuffle they depend on seed and epoch alone.
     torch.manual_seed((seed + 1) * 1_000_003 + epoch + processes.rank * 7_919_000_000)
     first_step = epoch * steps_per_epoch(config, loader.num_batches) + 1

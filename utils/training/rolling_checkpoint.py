@@ -59,7 +59,7 @@ SIZES = (
     *(f"trajectory_encoder_config.{name}" for name in ("hidden_dim", "num_heads", "num_layers")),
 )
 WITHOUT_EFFECT_ON_THE_RESULT = (
-    *("wandb.", "training.compile", "distill.cache", "distill.enable"),
+    *("wandb.", "training.compile", "training.cuda_graph", "distill.cache", "distill.enable"),
     "optimizer_config.max_epoch",  # of a run that has more epochs, which has a message of its own
     # What they lead to is compared: trips, teacher, sizes.
     *("data.", "trajectory_encoder_config.max_len", "distill.teacher"),

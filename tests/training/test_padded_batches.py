@@ -1,0 +1,141 @@
+"""Batches padded to one shape, as a GPU replays them: the same numbers, whatever stands in the padding."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.batch import Prediction
+from models.hoser import HOSER
+from utils.config import Config, load_config
+from utils.data.batch_shape import BatchShape, common_shape
+from utils.data.dataset import City, load_city
+from utils.data.loader import BatchLoader, make_loaders
+from utils.runtime.precision import Precision
+from utils.training.cuda_graph import PaddedBatch, RecordedModel
+from utils.training.losses import HOSERLoss
+
+BATCH_SIZE = 32
+
+
+@pytest.fixture
+def config() -> Config:
+    sizes = ["road_network_encoder_config.zone_id_num_embeddings=8", f"optimizer_config.batch_size={BATCH_SIZE}"]
+    return load_config("Mini", overrides=sizes)
+
+
+@pytest.fixture
+def city(config: Config, mini_city: Path) -> City:
+    return load_city("Mini", config, mini_city)
+
+
+@pytest.fixture
+def loader(config: Config, city: City) -> BatchLoader:
+    """Of batches that have a shape."""
+    loader = make_loaders(city, config, "cpu")["train"]
+    loader.shape = loader.common_shape()
+    return loader
+
+
+def test_a_padded_batch_has_the_values_and_gradients_of_the_batch(
+    loader: BatchLoader, config: Config, city: City
+) -> None:
+    """The memory still holds what the batches before left there."""
+    model, loss_function = HOSER(config, city.features), HOSERLoss(loader.statistics)
+    memory, fitting = PaddedBatch(loader), 0
+    for epoch in range(3):
+        for batch in loader.shuffled(1, epoch):  # the last one has fewer trips
+            if not memory.holds(batch):
+                continue
+            fitting += 1
+            memory.fill(batch)
+            K = len(batch.candidate_road_id)
+            padded, expected = model(memory.batch), model(batch)
+            assert len(padded.logits) == loader.shape.num_candidates >= K
+            found = Prediction(padded.logits[:K], padded.time_pred[:K])
+            torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.time_pred, expected.time_pred, rtol=1e-4, atol=1e-5)
+            ours, plain = (
+                torch.autograd.grad(loss_function(prediction, batch)["loss"], list(model.parameters()))
+                for prediction in (found, expected)
+            )
+            for a, b in zip(ours, plain, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert fitting >= 0.9 * 3 * loader.num_batches
+
+
+def test_every_tensor_of_a_batch_is_copied(loader: BatchLoader) -> None:
+    """A model may read any of them, also one that is added."""
+    memory = PaddedBatch(loader)
+    batch = next(batch for batch in loader.shuffled(0, 0) if memory.holds(batch))
+    memory.fill(batch)
+    for own, given in [(memory.batch, batch), *zip(memory.batch.groups, batch.groups, strict=True)]:
+        for name, values in vars(given).items():
+            if isinstance(values, Tensor):
+                assert torch.equal(getattr(own, name)[: len(values)], values), name
+    assert memory.batch.max_candidates == loader.max_candidates >= batch.max_candidates
+    past_end = memory.batch.slot[len(batch.slot) :]
+    last_group = memory.batch.groups[-1]
+    assert past_end.unique().tolist() == [loader.shape.last_place]
+    assert not last_group.distance[-1].any()  # of the trip that is never there
+    assert not set(past_end.tolist()) & set(batch.slot.tolist())
+
+
+def test_a_batch_that_does_not_fit_is_computed_as_ever(loader: BatchLoader, config: Config, city: City) -> None:
+    memory = PaddedBatch(loader)
+    longest_first = np.argsort(-np.diff(city.trips("train").offset))[:BATCH_SIZE]
+    batch = loader.batch(longest_first)
+    assert not memory.holds(batch)
+    assert sum(group.num_trips for group in batch.groups) == BATCH_SIZE  # cut as without a shape
+    model = HOSER(config, city.features)
+    recorded = RecordedModel(model, Precision("float32", loader.device), loader)
+    torch.testing.assert_close(recorded(batch).logits, model(batch).logits)
+
+
+def test_a_batch_with_more_steps_or_candidates_does_not_fit(loader: BatchLoader) -> None:
+    batch = loader.batch(np.arange(4))
+    assert PaddedBatch(loader).holds(batch)
+    for few in (replace(loader.shape, num_steps=8), replace(loader.shape, num_candidates=8)):
+        loader.shape = few
+        assert not PaddedBatch(loader).holds(batch)
+
+
+def test_the_shape_holds_nearly_all_batches_and_little_else() -> None:
+    random = np.random.default_rng(3)
+    length = random.geometric(0.05, 5000) + 1
+    candidates = 2 * length
+    shape = common_shape(length, candidates, 64)
+    batches = [random.permutation(5000)[:64] for _ in range(1000)]
+    descending = [-np.sort(-length[batch]) for batch in batches]
+    held = [
+        shape.holds(lengths) and lengths.sum() <= shape.num_steps and 2 * lengths.sum() <= shape.num_candidates
+        for lengths in descending
+    ]
+    assert np.mean(held) > 0.95
+    assert shape.num_steps < 1.5 * np.mean([lengths.sum() for lengths in descending])
+    assert sum(trips for trips, _ in shape.groups) == 65
+    assert {size % 8 for size in (shape.num_steps, shape.num_candidates, *(places for _, places in shape.groups))} == {
+        0
+    }
+
+
+def test_one_very_long_trip_does_not_make_all_batches_large() -> None:
+    length = np.full(20_000, 10)
+    length[7] = 5000
+    shape = common_shape(length, 2 * length, 64)
+    assert (shape.num_steps, max(places for _, places in shape.groups)) == (640, 16)
+    assert not shape.holds(np.array([5000, *[10] * 63]))
+
+
+@pytest.mark.parametrize(("trips", "batch_size"), [(1, 1), (1, 64), (3, 2), (100, 7), (64, 64)])
+def test_small_data_has_a_shape_too(trips: int, batch_size: int) -> None:
+    length = np.arange(1, trips + 1)
+    shape = common_shape(length, length, batch_size)
+    assert shape.num_trips == min(trips, batch_size)
+    assert sum(each for each, _ in shape.groups) == shape.num_trips + 1
+    assert shape.holds(np.sort(length)[: shape.num_trips][::-1])
+    assert not shape.holds(np.ones(shape.num_trips + 1, dtype=np.int64))
+    assert isinstance(shape, BatchShape)
