@@ -69,6 +69,10 @@ class HOSER(nn.Module):
     def forward(self, batch: Batch, network: tuple[Tensor, Tensor] | None = None) -> Prediction:
         """Scores and standardised log times of all candidates of all steps, [K] each.
 
+        On a GPU, training steps replay the operations of one call (`training.cuda_graph`): what varies from step to
+        step must come from the batch, or from a buffer. Roads, steps and candidates that pad a batch have no part in
+        the loss, and must have none in what is computed for others.
+
         Args:
             batch: trips, packed.
             network: what `embed_network` returned; by default the embeddings are computed here, with gradients, as

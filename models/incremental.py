@@ -11,7 +11,6 @@ roads, what depends on a destination alone once for all zones.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +19,12 @@ from torch import Tensor, nn
 
 from models.batch import NextSteps, PathGroup, Prediction
 from models.hoser import HOSER
+from models.ragged import sparse_rows
 from models.trajectory_encoder import Block, CausalSelfAttention
 
 ROADS_AT_ONCE = 65_536  # of a large network, so that what is in between stays small
 PAST_END = -1e30  # added to a score: its weight is 0
 LINE = 16  # float32 numbers in a line of a processor's cache
-
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # of `_scores`
 
 
 class IncrementalHOSER:
@@ -143,7 +141,7 @@ def _scores(q: Tensor, keys: Tensor, row: Tensor, added: Tensor) -> Tensor:
         # A product at the places of a sparse matrix reads each row of keys where it is, instead of copying it first:
         # with long paths (61 roads), the model's part of a search takes a sixth less time.
         begin = torch.arange(0, (n + 1) * T, T, dtype=row.dtype)
-        added = torch.sparse_csr_tensor(begin, row.view(-1), added.view(-1), (n, len(keys)), check_invariants=False)
+        added = sparse_rows(begin, row.view(-1), added.view(-1), len(keys))
         return torch.sparse.sampled_addmm(added, q, keys.T).values().view(n, T)
     key = keys.index_select(0, row.view(-1)).view(n, T, -1)
     # (Keys times query, instead of query times keys, takes five times as long.)

@@ -1,7 +1,13 @@
 """Index arithmetic on ragged arrays: values of many groups packed one after the other."""
 
+import warnings
+
 import torch
 from torch import Tensor
+
+# Of `sparse_rows`; the second by PyTorch up to 2.12, although the check is declined.
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
 
 
 def ragged_arange(length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
@@ -27,6 +33,11 @@ def distinct(ids: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     row = torch.empty(limit, dtype=torch.int64, device=ids.device)
     row[values] = torch.arange(len(values), device=ids.device)
     return values, row
+
+
+def sparse_rows(ptr: Tensor, column: Tensor, value: Tensor, width: int) -> Tensor:
+    """A sparse matrix [n, width]: in row i, `value` [m] at `column` [m] from `ptr[i]` to `ptr[i + 1]`; ptr: [n + 1]."""
+    return torch.sparse_csr_tensor(ptr, column, value, (len(ptr) - 1, width), check_invariants=False)
 
 
 def segment_softmax(score: Tensor, segment: Tensor, num_segments: int) -> Tensor:

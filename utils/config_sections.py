@@ -65,9 +65,10 @@ class TrainingConfig:
     cuda_graph: bool = setting(
         True,
         "On a GPU, record the operations of a training step once and replay them, which saves the time to hand them to "
-        "it one by one. Set this to false to look into a changed model: a replayed step runs no Python code of the "
-        "model, so it prints nothing. Without effect with several processes, with accum_steps above 1, above "
-        "200,000 roads, and where a batch has more than 32,768 steps.",
+        "it one by one. A replayed step runs no Python code of the model: set this to false while a changed model is "
+        "looked into, or where it computes from numbers of Python that change during training. Without effect with "
+        "several processes, with accum_steps above 1, above 200,000 roads, and where a batch has more than 32,768 "
+        "steps.",
     )
 
 
