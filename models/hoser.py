@@ -70,8 +70,8 @@ class HOSER(nn.Module):
         """Scores and standardised log times of all candidates of all steps, [K] each.
 
         On a GPU, training steps replay the operations of one call (`training.cuda_graph`): what varies from step to
-        step must come from the batch, or from a buffer. Roads, steps and candidates that pad a batch have no part in
-        the loss, and must have none in what is computed for others.
+        step must come from the tensors of the batch, or from a buffer. Steps and candidates that pad a batch have no
+        part in the loss, and must have none in what is computed for others.
 
         Args:
             batch: trips, packed.

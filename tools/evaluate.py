@@ -59,7 +59,7 @@ from utils.training.weights import load_model
 NO_TRAINING = "nothing is trained here"
 UNREAD = {
     **ONE_READER,
-    **dict.fromkeys(("distill", "training.compile"), NO_TRAINING),
+    **dict.fromkeys(("distill", "training.compile", "training.cuda_graph"), NO_TRAINING),
     **{
         f"optimizer_config.{field.name}": NO_TRAINING
         for field in dataclasses.fields(OptimizerConfig)

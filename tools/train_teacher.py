@@ -77,7 +77,9 @@ EPOCHS_KEPT = "the epochs done so far are kept; run the same command again to re
 ONLY_THE_STUDENT = "only the training of the student reads it"
 UNREAD = {
     **{name: reason for name, reason in ONE_READER.items() if name != "teacher"},
-    **dict.fromkeys(("optimizer_config", "training.compile", "navigator_config"), ONLY_THE_STUDENT),
+    **dict.fromkeys(
+        ("optimizer_config", "training.compile", "training.cuda_graph", "navigator_config"), ONLY_THE_STUDENT
+    ),
     **{f"distill.{name}": ONLY_THE_STUDENT for name in ("enable", "window", "lambda", "temperature", "steps", "cache")},
 }
 IDENTITY = ("tokens", "destination", "n_layer", "n_head", "n_embd", "block_size")  # settings of another teacher

@@ -48,7 +48,7 @@ class TrainingConfig:
     """How the arithmetic is carried out.
 
     `precision` is read by every program that runs a model, except `tools/plot_run.py`; the rest by `train.py`,
-    `train_with_distill.py` and `tools/tune_hoser.py`.
+    `train_with_distill.py` and `tools/tune_hoser.py`, `cuda_graph` also by `tools/benchmark.py`.
     """
 
     precision: str = setting(

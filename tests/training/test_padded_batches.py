@@ -11,11 +11,12 @@ from torch import Tensor
 from models.batch import Prediction
 from models.hoser import HOSER
 from utils.config import Config, load_config
+from utils.data import batch_shape
 from utils.data.batch_shape import BatchShape, common_shape
 from utils.data.dataset import City, load_city
 from utils.data.loader import BatchLoader, make_loaders
 from utils.runtime.precision import Precision
-from utils.training.cuda_graph import PaddedBatch, RecordedModel
+from utils.training.cuda_graph import PaddedBatch, RecordedModel, copy_shared_gradients
 from utils.training.losses import HOSERLoss
 
 BATCH_SIZE = 32
@@ -32,11 +33,14 @@ def city(config: Config, mini_city: Path) -> City:
     return load_city("Mini", config, mini_city)
 
 
-@pytest.fixture
-def loader(config: Config, city: City) -> BatchLoader:
-    """Of batches that have a shape."""
+@pytest.fixture(params=["several groups", "one group"])
+def loader(config: Config, city: City, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BatchLoader:
+    """Of batches that have a shape; with so few trips, one group of them is cheapest on a GPU."""
+    if request.param == "several groups":
+        monkeypatch.setattr(batch_shape, "GROUP_PAIRS", 0)
     loader = make_loaders(city, config, "cpu")["train"]
     loader.shape = loader.common_shape()
+    assert (len(loader.shape.groups) > 1) == (request.param == "several groups")
     return loader
 
 
@@ -52,10 +56,9 @@ def test_a_padded_batch_has_the_values_and_gradients_of_the_batch(
                 continue
             fitting += 1
             memory.fill(batch)
-            K = len(batch.candidate_road_id)
             padded, expected = model(memory.batch), model(batch)
-            assert len(padded.logits) == loader.shape.num_candidates >= K
-            found = Prediction(padded.logits[:K], padded.time_pred[:K])
+            assert len(padded.logits) == loader.shape.num_candidates >= len(expected.logits)
+            found = Prediction(*(memory.without_padding(values, batch) for values in vars(padded).values()))
             torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(found.time_pred, expected.time_pred, rtol=1e-4, atol=1e-5)
             ours, plain = (
@@ -84,12 +87,38 @@ def test_every_tensor_of_a_batch_is_copied(loader: BatchLoader) -> None:
     assert not set(past_end.tolist()) & set(batch.slot.tolist())
 
 
+def test_what_is_not_of_trips_steps_or_candidates_is_not_recorded(
+    loader: BatchLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor that was added to batches, or to predictions: nobody knows what its padding would mean."""
+    memory = PaddedBatch(loader)
+    batch = next(batch for batch in loader.shuffled(0, 0) if memory.holds(batch))
+    for values in (torch.zeros(3), torch.tensor(1.0)):
+        with pytest.raises(RuntimeError, match=r"a prediction has . rows, not one for each trip, step or candidate"):
+            memory.without_padding(values, batch)
+    make_batch = loader.batch
+    monkeypatch.setattr(loader, "batch", lambda trips: replace(make_batch(trips), position=torch.zeros(5)))
+    with pytest.raises(RuntimeError, match=r"Batch\.position has 5 rows, not one for each trip, step or candidate"):
+        PaddedBatch(loader)
+
+
+def test_gradients_that_are_one_memory_are_copied() -> None:
+    a, b, c, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(4))
+    copy_shared_gradients([a, b, c, unused], [(a + b) * c])
+    assert [len(parameter._backward_hooks or ()) for parameter in (a, b, c, unused)] == [1, 1, 0, 0]
+    ((a + b) * c).sum().backward()
+    assert a.grad.data_ptr() != b.grad.data_ptr()
+    assert torch.equal(a.grad, torch.ones(2))
+    assert torch.equal(c.grad, torch.full((2,), 2.0))
+
+
 def test_a_batch_that_does_not_fit_is_computed_as_ever(loader: BatchLoader, config: Config, city: City) -> None:
     memory = PaddedBatch(loader)
     longest_first = np.argsort(-np.diff(city.trips("train").offset))[:BATCH_SIZE]
     batch = loader.batch(longest_first)
     assert not memory.holds(batch)
-    assert sum(group.num_trips for group in batch.groups) == BATCH_SIZE  # cut as without a shape
+    if len(loader.shape.groups) > 1:  # these trips are cut as without a shape
+        assert sum(group.num_trips for group in batch.groups) == BATCH_SIZE
     model = HOSER(config, city.features)
     recorded = RecordedModel(model, Precision("float32", loader.device), loader)
     torch.testing.assert_close(recorded(batch).logits, model(batch).logits)
@@ -120,6 +149,15 @@ def test_the_shape_holds_nearly_all_batches_and_little_else() -> None:
     assert {size % 8 for size in (shape.num_steps, shape.num_candidates, *(places for _, places in shape.groups))} == {
         0
     }
+
+
+def test_trips_of_very_different_lengths_are_padded_in_groups() -> None:
+    length = np.ceil(np.random.default_rng(0).lognormal(np.log(20), 1.0, 20_000)).astype(np.int64)
+    for batch_size in (64, 512):
+        shape = common_shape(length, length, batch_size)
+        longest = max(places for _, places in shape.groups)
+        assert 1 < len(shape.groups) <= 4
+        assert shape.num_pairs < 0.05 * batch_size * longest**2
 
 
 def test_one_very_long_trip_does_not_make_all_batches_large() -> None:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -53,11 +54,11 @@ def synchronize(device: torch.device) -> None:
 def count_flops(model: HOSER, loss_function: HOSERLoss, batch: Batch) -> float:
     """Floating-point operations of the matrix products of one training step, on real steps only.
 
-    They are counted as they happen, forwards and backwards; what attention spends on padding is taken off.
+    They are counted as they happen on a CPU, forwards and backwards; what attention spends on padding is taken off.
     """
+    model, batch = deepcopy(model).cpu(), batch.to("cpu")
     with FlopCounterMode(display=False) as counter:
         loss_function(model(batch), batch)["loss"].backward()
-    model.zero_grad()
     blocks = model.trajectory_encoder.transformer["h"]
     width = blocks[0].attn.c_proj.in_features
     padded = sum(group.num_trips * group.max_len**2 for group in batch.groups)

@@ -1,13 +1,16 @@
 """One shape for all batches of a split, to which they are padded."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE = 512  # batches that the shape is made for
-# Where the trips of a batch, in descending order of length, are cut into groups: shares of their number.
-CUTS = (0.0, 0.125, 0.5)
+# Where the trips of a batch, in descending order of length, may be cut into groups: shares of their number.
+CUTS = (0.0, *(0.5**n for n in range(6, 0, -1)))
+MOST_GROUPS = 4
+GROUP_PAIRS = 2**18  # pairs of steps that take a GPU about as long as another group
 # Of the longest trips of a group only so many are left out: one very long trip would be paid for by all batches.
 LONGEST_QUANTILE = 0.99
 MULTIPLE = 8  # of all sizes: products of others are slower on a GPU
@@ -21,6 +24,11 @@ class BatchShape:
     num_steps: int  # S
     num_candidates: int  # K
     groups: tuple[tuple[int, int], ...]  # trips (B + 1 in all) and places of each, (G, T)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of steps within the padded trips."""
+        return sum(trips * places**2 for trips, places in self.groups)
 
     @property
     def last_place(self) -> int:
@@ -50,15 +58,27 @@ def common_shape(length: NDArray[np.int64], candidates: NDArray[np.int64], batch
         batches.append(order[: len(order) // size * size].reshape(-1, size)[:SAMPLE])
     sample = np.concatenate(batches)  # [batches, B]
     first = sorted({int(share * size) for share in CUTS})
-    longest = -np.sort(-length[sample], axis=1)[:, first]  # of each group
+    longest = -np.sort(-length[sample], axis=1)[:, first]  # of a group that begins there
     places = [_multiple(each) for each in np.quantile(longest, LONGEST_QUANTILE, axis=0, method="higher")]
     sample = sample[(longest <= places).all(1)]
     return BatchShape(
         num_trips=size,
         num_steps=_multiple(length[sample].sum(1).max()),
         num_candidates=_multiple(candidates[sample].sum(1).max()),
-        groups=tuple(zip(np.diff([*first, size + 1]).tolist(), places, strict=True)),
+        groups=_cheapest_groups(first, places, size + 1),
     )
+
+
+def _cheapest_groups(first: list[int], places: list[int], trips: int) -> tuple[tuple[int, int], ...]:
+    """Trips and places of groups: each begins at one of `first`, where the longest trip needs `places`."""
+
+    def groups(begin: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        ends = [*(first[i] for i in begin[1:]), trips]
+        return tuple((end - first[i], places[i]) for i, end in zip(begin, ends, strict=True))
+
+    others = range(1, len(first))
+    choices = (groups((0, *begin)) for number in range(MOST_GROUPS) for begin in combinations(others, number))
+    return min(choices, key=lambda choice: sum(G * T**2 + GROUP_PAIRS for G, T in choice))
 
 
 def _multiple(size: np.int64) -> int:

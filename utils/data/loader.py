@@ -107,6 +107,11 @@ class BatchLoader:
         """The most candidates of a step."""
         return int(self._trip_max_candidates.max())
 
+    @property
+    def mean_steps(self) -> float:
+        """Steps of a batch, on average."""
+        return int(self._trip_len.sum()) / self.num_batches
+
     def common_shape(self) -> BatchShape:
         """A shape to which nearly all shuffled batches can be padded."""
         return common_shape(self._trip_len, self._trip_candidates, self.batch_size)

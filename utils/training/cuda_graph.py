@@ -4,6 +4,7 @@ To hand an operation to a GPU takes the processor a while, in which the GPU may 
 graph is a recording of them, which is replayed on the same memory: so batches are padded to one shape.
 """
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Prediction
 from models.hoser import HOSER
+from utils.data.batch_shape import BatchShape
 from utils.data.loader import BatchLoader
 from utils.runtime.precision import Precision
 
-# Steps of a batch. Larger ones keep a GPU busy anyway, and a graph's memory is used by nothing else.
-MOST_STEPS = 2**15
+# Steps of a batch, and pairs of steps of its trips. Larger ones keep a GPU busy anyway, and nothing else can use the
+# memory of a graph.
+MOST_STEPS, MOST_PAIRS = 2**15, 2**24
 
 
 class PaddedBatch:
@@ -31,17 +34,15 @@ class PaddedBatch:
         """Memory for the batches of a loader that has a `shape`."""
         self.shape, example = loader.shape, _example(loader)
         rows: dict[int, int] = {}  # in the example -> in the memory; numbers may be equal, where there is no choice
-        for values, size in (
-            (example.trip_len, self.shape.num_trips),
-            (example.road_id, self.shape.num_steps),
-            (example.candidate_road_id, self.shape.num_candidates),
-        ):
-            rows[len(values)] = max(rows.get(len(values), 0), size)
-        self._tensors = {
-            name: values.new_zeros(rows[len(values)], *values.shape[1:])
-            for name, values in vars(example).items()
-            if isinstance(values, Tensor)
-        }
+        for count, size in zip(_counts(example), _counts(self.shape), strict=True):
+            rows[count] = max(rows.get(count, 0), size)
+        self._tensors = {}
+        for name, values in vars(example).items():
+            if isinstance(values, Tensor):
+                count = len(values) if values.dim() else 0
+                if count not in rows:
+                    raise RuntimeError(f"Batch.{name} has {count} rows, not one for each trip, step or candidate")
+                self._tensors[name] = values.new_zeros(rows[count], *values.shape[1:])
         self.batch = replace(example, **self._tensors, max_candidates=loader.max_candidates)
 
     def holds(self, batch: Batch) -> bool:
@@ -60,6 +61,21 @@ class PaddedBatch:
             for name, values in vars(group).items():
                 if isinstance(values, Tensor):
                     getattr(own, name).copy_(values)
+
+    def without_padding(self, values: Tensor, batch: Batch) -> Tensor:
+        """What was computed for the memory's candidates (steps, trips): that of the batch it was filled with."""
+        rows = dict(zip(_counts(self.batch), _counts(batch), strict=True))
+        count = len(values) if values.dim() else 0
+        if count not in rows:
+            raise RuntimeError(f"a prediction has {count} rows, not one for each trip, step or candidate")
+        return values[: rows[count]]
+
+
+def _counts(batch: Batch | BatchShape) -> tuple[int, int, int]:
+    """Trips, steps and candidates."""
+    if isinstance(batch, BatchShape):
+        return batch.num_trips, batch.num_steps, batch.num_candidates
+    return len(batch.trip_len), len(batch.road_id), len(batch.candidate_road_id)
 
 
 def _example(loader: BatchLoader) -> Batch:
@@ -82,10 +98,9 @@ class _OfMemory(nn.Module):
         super().__init__()
         self.model, self._precision, self._batch = model, precision, batch
 
-    def forward(self) -> tuple[Tensor, Tensor]:
+    def forward(self) -> dict[str, Tensor]:
         with self._precision.autocast(cache_enabled=False):
-            prediction = self.model(self._batch)
-        return prediction.logits, prediction.time_pred
+            return vars(self.model(self._batch))
 
 
 class RecordedModel:
@@ -101,29 +116,32 @@ class RecordedModel:
         self._replay: nn.Module | None = None
         self._is_tried = False
 
-    @property
-    def is_recorded(self) -> bool:
-        """Whether steps are replayed."""
-        return self._replay is not None
+    def replays(self, batch: Batch) -> bool:
+        """Whether it is recorded, and the batch fits."""
+        return self._replay is not None and self._memory.holds(batch)
 
     def record(self) -> None:
         """Record the model in training mode, once; no other thread may use the GPU meanwhile."""
-        if self._is_tried:
+        loader = self._loader
+        if self._is_tried or loader.mean_steps > MOST_STEPS:
             return
-        self._is_tried = True
-        shape = self._loader.common_shape()
-        if shape.num_steps > MOST_STEPS:
+        self._is_tried, shape = True, loader.common_shape()
+        if shape.num_steps > MOST_STEPS or shape.num_pairs > MOST_PAIRS:
             return
-        self._loader.shape = shape
+        loader.shape = shape
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the library's recording causes it
+        torch.cuda.graph.default_capture_stream = None  # made for the device of the first recording of all
         device = self._precision.device
         try:
             # The current device's operations are recorded, and a recording that fails may leave another stream behind.
             with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
-                memory = PaddedBatch(self._loader)
-                replay = torch.cuda.make_graphed_callables(_OfMemory(self._model, self._precision, memory.batch), ())
+                memory = PaddedBatch(loader)
+                forward = _OfMemory(self._model, self._precision, memory.batch)
+                replay = torch.cuda.make_graphed_callables(forward, (), allow_unused_input=True)
+                outputs = [memory.without_padding(values, memory.batch) for values in replay().values()]
+                copy_shared_gradients(list(self._model.parameters()), outputs)
         except RuntimeError as error:  # too little memory; operations that wait for the GPU, in a changed model
-            self._loader.shape = None
+            loader.shape = None
             logger.warning(
                 f"training.cuda_graph: a training step cannot be recorded ({_first_line(error)}); it has no effect, "
                 "and steps take longer"
@@ -134,12 +152,24 @@ class RecordedModel:
 
     def __call__(self, batch: Batch) -> Prediction:
         """Scores and times, see `HOSER.forward`."""
-        if self._replay is None or not self._memory.holds(batch):
+        if not self.replays(batch):
             return self._model(batch)
         self._memory.fill(batch)
-        logits, time_pred = self._replay()
-        candidates = len(batch.candidate_road_id)
-        return Prediction(logits[:candidates], time_pred[:candidates])
+        values = self._replay()
+        return Prediction(**{name: self._memory.without_padding(each, batch) for name, each in values.items()})
+
+
+def copy_shared_gradients(parameters: list[nn.Parameter], outputs: list[Tensor]) -> None:
+    """Let each parameter have a gradient of its own where several get the same memory, as those of a sum do.
+
+    Autograd sees to that, except for what a replay returns; what changes gradients in place would do so twice.
+    """
+    gradients = torch.autograd.grad([values.float().sum() for values in outputs], parameters, allow_unused=True)
+    memory = [None if gradient is None else gradient.untyped_storage().data_ptr() for gradient in gradients]
+    owners = Counter(memory)
+    for parameter, place in zip(parameters, memory, strict=True):
+        if place is not None and owners[place] > 1:
+            parameter.register_hook(torch.clone)
 
 
 def _first_line(error: RuntimeError) -> str:
