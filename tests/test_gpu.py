@@ -178,9 +178,10 @@ def check_that_replays_are_the_model(learner: Learner, plain: HOSER, train: Batc
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_replayed_step_is_the_model_s(precision: str, city: City) -> None:
+def test_a_replayed_step_is_the_model_s(precision: str, city: City, messages: list[str]) -> None:
     """Of weights that have changed since: by training, and by loading others; and after an evaluation."""
     learner, train = make_learner(city, f"training.precision={precision}")
+    assert messages[-1] == "training.cuda_graph: a training step is recorded, and replayed from now on"
     plain, other = (copy.deepcopy(learner.model) for _ in range(2))
     check_that_replays_are_the_model(learner, plain, train)
     before = copy.deepcopy(learner.model.state_dict())

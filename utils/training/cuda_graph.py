@@ -148,6 +148,7 @@ class RecordedModel:
             )
         else:
             self._memory, self._replay = memory, replay
+            logger.info("training.cuda_graph: a training step is recorded, and replayed from now on")
         torch.cuda.empty_cache()  # what was needed to try the step out
 
     def __call__(self, batch: Batch) -> Prediction:
