@@ -16,6 +16,7 @@ from utils.data.batch_shape import BatchShape, common_shape
 from utils.data.dataset import City, load_city
 from utils.data.loader import BatchLoader, make_loaders
 from utils.runtime.precision import Precision
+from utils.training import cuda_graph
 from utils.training.cuda_graph import PaddedBatch, RecordedModel, copy_shared_gradients
 from utils.training.losses import HOSERLoss
 
@@ -110,6 +111,23 @@ def test_gradients_that_are_one_memory_are_copied() -> None:
     assert a.grad.data_ptr() != b.grad.data_ptr()
     assert torch.equal(a.grad, torch.ones(2))
     assert torch.equal(c.grad, torch.full((2,), 2.0))
+    whole, first, second = (torch.nn.Parameter(torch.ones(size)) for size in (2, 1, 1))
+    copy_shared_gradients([whole, first, second], [whole + torch.cat([first, second])])  # parts of one memory
+    assert [len(parameter._backward_hooks or ()) for parameter in (whole, first, second)] == [1, 1, 1]
+
+
+def test_large_batches_are_not_recorded(
+    loader: BatchLoader, config: Config, city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(Here a recording would be an error: there is no GPU.)"""
+    for limit in ("MOST_STEPS", "MOST_PAIRS"):
+        loader.shape = None
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_graph, limit, 8)
+            recorded = RecordedModel(HOSER(config, city.features), Precision("float32", loader.device), loader)
+            recorded.record()
+        assert loader.shape is None
+        assert not recorded.replays(loader.batch(np.arange(2)))
 
 
 def test_a_batch_that_does_not_fit_is_computed_as_ever(loader: BatchLoader, config: Config, city: City) -> None:

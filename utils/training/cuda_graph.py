@@ -4,6 +4,7 @@ To hand an operation to a GPU takes the processor a while, in which the GPU may 
 graph is a recording of them, which is replayed on the same memory: so batches are padded to one shape.
 """
 
+import gc
 from collections import Counter
 from dataclasses import replace
 
@@ -100,7 +101,10 @@ class _OfMemory(nn.Module):
 
     def forward(self) -> dict[str, Tensor]:
         with self._precision.autocast(cache_enabled=False):
-            return vars(self.model(self._batch))
+            values = vars(self.model(self._batch))
+        if not all(isinstance(each, Tensor) for each in values.values()):
+            raise RuntimeError("a prediction has values that are no tensors")
+        return values
 
 
 class RecordedModel:
@@ -129,17 +133,8 @@ class RecordedModel:
         if shape.num_steps > MOST_STEPS or shape.num_pairs > MOST_PAIRS:
             return
         loader.shape = shape
-        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the library's recording causes it
-        torch.cuda.graph.default_capture_stream = None  # made for the device of the first recording of all
-        device = self._precision.device
         try:
-            # The current device's operations are recorded, and a recording that fails may leave another stream behind.
-            with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
-                memory = PaddedBatch(loader)
-                forward = _OfMemory(self._model, self._precision, memory.batch)
-                replay = torch.cuda.make_graphed_callables(forward, (), allow_unused_input=True)
-                outputs = [memory.without_padding(values, memory.batch) for values in replay().values()]
-                copy_shared_gradients(list(self._model.parameters()), outputs)
+            self._memory, self._replay = self._recording()
         except RuntimeError as error:  # too little memory; operations that wait for the GPU, in a changed model
             loader.shape = None
             logger.warning(
@@ -147,9 +142,24 @@ class RecordedModel:
                 "and steps take longer"
             )
         else:
-            self._memory, self._replay = memory, replay
             logger.info("training.cuda_graph: a training step is recorded, and replayed from now on")
-        torch.cuda.empty_cache()  # what was needed to try the step out
+        # The memory of what was tried out first; that of a failed recording, which refers to itself.
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def _recording(self) -> tuple[PaddedBatch, nn.Module]:
+        """The memory, and what replays the model on what stands there."""
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the library's recording causes it
+        torch.cuda.graph.default_capture_stream = None  # made for the device of the first recording of all
+        device = self._precision.device
+        # The current device's operations are recorded, and a recording that fails may leave another stream behind.
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+            memory = PaddedBatch(self._loader)
+            forward = _OfMemory(self._model, self._precision, memory.batch)
+            replay = torch.cuda.make_graphed_callables(forward, (), allow_unused_input=True)
+            outputs = [memory.without_padding(values, memory.batch) for values in replay().values()]
+            copy_shared_gradients([each for each in self._model.parameters() if each.requires_grad], outputs)
+        return memory, replay
 
     def __call__(self, batch: Batch) -> Prediction:
         """Scores and times, see `HOSER.forward`."""
@@ -165,7 +175,8 @@ def copy_shared_gradients(parameters: list[nn.Parameter], outputs: list[Tensor])
 
     Autograd sees to that, except for what a replay returns; what changes gradients in place would do so twice.
     """
-    gradients = torch.autograd.grad([values.float().sum() for values in outputs], parameters, allow_unused=True)
+    sums = [values.float().sum() for values in outputs if values.requires_grad]
+    gradients = torch.autograd.grad(sums, parameters, allow_unused=True)
     memory = [None if gradient is None else gradient.untyped_storage().data_ptr() for gradient in gradients]
     owners = Counter(memory)
     for parameter, place in zip(parameters, memory, strict=True):
