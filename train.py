@@ -14,6 +14,7 @@ from utils.command_line import (
     add_data_arguments,
     add_device_argument,
     add_seed_argument,
+    answer_before_imports,
     run_command_line,
     warn_of_unread,
 )
@@ -29,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 import torch
 from loguru import logger

@@ -36,3 +36,17 @@ def test_help_and_mistakes_are_answered_before_slow_imports(argument: str, code:
     codes, modules = json.loads(done.stdout)
     assert codes == dict.fromkeys(PROGRAMS, code)
     assert not SLOW & set(modules)
+
+
+def test_garbage_is_searched_for_again_when_a_program_runs() -> None:
+    code = """
+import gc
+from utils.command_line import answer_before_imports, run_command_line
+found = [gc.isenabled()]
+answer_before_imports(lambda: None)
+found.append(gc.isenabled())
+run_command_line(lambda: found.append(gc.isenabled()))
+print(found, gc.get_freeze_count() > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[True, False, True] True\n"

@@ -18,6 +18,7 @@ from utils.command_line import (
     ONE_READER,
     add_data_arguments,
     add_device_argument,
+    answer_before_imports,
     output_file,
     run_command_line,
     warn_of_unread,
@@ -71,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 from models.hoser import HOSER
 from utils.benchmark.generation import NUMBERS, format_generation, measure_generation

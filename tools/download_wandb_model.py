@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import run_command_line
+from utils.command_line import answer_before_imports, run_command_line
 
 SEARCH_ONLY = ("distill", "epochs", "min_val_acc", "state", "limit", "json")
 DOWNLOAD_ONLY = ("output", "file", "force")
@@ -125,7 +125,7 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 from loguru import logger
 

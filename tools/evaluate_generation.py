@@ -17,6 +17,7 @@ from utils.command_line import (
     ONE_READER,
     add_data_arguments,
     add_seed_argument,
+    answer_before_imports,
     output_file,
     run_command_line,
     warn_of_unread,
@@ -76,7 +77,7 @@ def named_files(text: str) -> tuple[str, list[Path]]:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 import numpy as np
 from loguru import logger

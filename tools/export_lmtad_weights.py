@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import run_command_line
+from utils.command_line import answer_before_imports, run_command_line
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,7 +45,7 @@ def _grid_size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 from utils.config_sections import ROADS
 from utils.distillation.teacher_file import export_checkpoint, read_vocab

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import run_command_line
+from utils.command_line import answer_before_imports, run_command_line
 from utils.data.synthetic.spec import MIN_TRIPS, ROADS_LIMITS, CitySpec
 from utils.errors import UserError
 
@@ -47,7 +47,7 @@ def parse_arguments() -> tuple[CitySpec, Path]:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 from utils.data.synthetic.writer import CitySummary, build_city
 

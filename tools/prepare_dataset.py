@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import ONE_READER, add_data_arguments, run_command_line, warn_of_unread
+from utils.command_line import ONE_READER, add_data_arguments, answer_before_imports, run_command_line, warn_of_unread
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 from utils.config import load_config
 from utils.data.dataset import find_folder, load_city

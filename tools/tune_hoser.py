@@ -20,6 +20,7 @@ from utils.command_line import (
     add_data_arguments,
     add_device_argument,
     add_seed_argument,
+    answer_before_imports,
     run_command_line,
     seed_number,
     warn_of_unread,
@@ -89,7 +90,7 @@ def _folder_name(text: str) -> str:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # answers --help and refuses mistakes before the imports that take seconds
+    answer_before_imports(parse_arguments)
 
 import optuna
 from loguru import logger

@@ -20,4 +20,4 @@ def first_batch(dataset: str, folder: str, settings: str) -> None:
         "trips": sum(loader.num_trips for loader in loaders.values()),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    print(json.dumps(figures))
+    print(json.dumps(figures), flush=True)

@@ -123,11 +123,17 @@ def measure_starts(dataset: str, config: Config, city: City) -> Figures:
 
 def _start(dataset: str, config: Config, folder: Path) -> Figures:
     arguments = [str(PROJECT), dataset, str(folder), json.dumps(config_to_dict(config))]
-    code = "import sys; sys.path[0] = sys.argv[1]; "
+    code = "import gc, sys; gc.disable(); sys.path[0] = sys.argv[1]; "  # as `answer_before_imports` does
     code += "from utils.benchmark.first_batch import first_batch; first_batch(*sys.argv[2:])"
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout) | {"wall_s": time.perf_counter() - began}
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        figures = process.stdout.readline()
+        wall_s = time.perf_counter() - began  # without the end of the process
+        _, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the first batch could not be made:\n{errors}")
+    return json.loads(figures) | {"wall_s": wall_s}
 
 
 def measure_steps(learner: Learner, loader: BatchLoader, loss_function: HOSERLoss, steps: int) -> Figures:
