@@ -54,7 +54,8 @@ def synchronize(device: torch.device) -> None:
 def count_flops(model: HOSER, loss_function: HOSERLoss, batch: Batch) -> float:
     """Floating-point operations of the matrix products of one training step, on real steps only.
 
-    They are counted as they happen on a CPU, forwards and backwards; what attention spends on padding is taken off.
+    They are counted as they happen on a CPU, forwards and backwards (the sparse products of a GPU would count as dense
+    ones); what attention spends on padding is taken off.
     """
     model, batch = deepcopy(model).cpu(), batch.to("cpu")
     with FlopCounterMode(display=False) as counter:
