@@ -91,6 +91,9 @@ def test_a_rename_that_the_disk_does_not_confirm_is_an_error_that_says_so(
     message = error_of(atomic_write, workplace / "file", lambda file: file.write(b"new"))
     assert message == "file: is written, but the disk does not confirm it ([Errno 5] Input/output error)"
     assert (workplace / "file").read_bytes() == b"new"
+    fail_for_folders(monkeypatch, errno.ENOSPC)
+    message = error_of(atomic_write, workplace / "file", lambda file: file.write(b"newer"))
+    assert message.endswith(f"does not confirm it ([Errno 28] No space left on device); {disk_space.REMEDIES}")
 
 
 # Logs -----------------------------------------------------------------------------------------------------------

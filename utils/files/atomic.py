@@ -56,7 +56,8 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         try:
             _fsync_folder(path.parent)
         except OSError as error:
-            raise WriteError(f"{path}: is written, but the disk does not confirm it ({error})") from None
+            message = f"{path}: is written, but the disk does not confirm it ({error}){_advice(error)}"
+            raise WriteError(message) from None
 
 
 def atomic_write_text(path: Path, write: Callable[[TextIO], object]) -> None:
@@ -203,5 +204,8 @@ def _os_error_in(error: BaseException | None) -> OSError | None:
 def write_error(path: Path, error: OSError, kept: str = "what was there before is unchanged") -> WriteError:
     """What to tell the user of an error that the system gave while `path` was written."""
     reason = f"[Errno {error.errno}] {error.strerror}" if error.errno else str(error)
-    advice = f"; {REMEDIES}" if error.errno in FULL else ""
-    return WriteError(f"{path}: cannot be written (OSError: {reason}); {kept}{advice}")
+    return WriteError(f"{path}: cannot be written (OSError: {reason}); {kept}{_advice(error)}")
+
+
+def _advice(error: OSError) -> str:
+    return f"; {REMEDIES}" if error.errno in FULL else ""
