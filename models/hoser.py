@@ -55,8 +55,7 @@ class HOSER(nn.Module):
     def embed_network(self) -> tuple[Tensor, Tensor]:
         """Embeddings of all roads [N, h] and all zones [Z, h].
 
-        Made once before an evaluation, and in each training step that `embeds_whole_network`; there, what is returned
-        may be memory that the next step overwrites.
+        Made once before an evaluation, and in each training step that `embeds_whole_network`.
         """
         with threads_for(len(self.road2zone)):
             return self.road_network_encoder()

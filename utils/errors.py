@@ -1,4 +1,4 @@
-"""The error that is meant for people."""
+"""The error that is meant for people, and what others say."""
 
 import contextlib
 from pathlib import Path
@@ -22,3 +22,9 @@ class UserError(Exception):
         if len(text) > MAX_MESSAGE:
             text = f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
         super().__init__(text)
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, for use within a line: 200 characters at most, or else its kind."""
+    text = next(iter(str(error).strip().splitlines()), "")[:200].rstrip(".")
+    return text or type(error).__name__

@@ -38,7 +38,7 @@ def city(config: Config, mini_city: Path) -> City:
 def loader(config: Config, city: City, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BatchLoader:
     """Of batches that have a shape; with so few trips, one group of them is cheapest on a GPU."""
     if request.param == "several groups":
-        monkeypatch.setattr(batch_shape, "GROUP_PAIRS", 0)
+        monkeypatch.setattr(batch_shape, "PAIRS_OF_A_GROUP", 0)
     loader = make_loaders(city, config, "cpu")["train"]
     loader.shape = loader.common_shape()
     assert (len(loader.shape.groups) > 1) == (request.param == "several groups")

@@ -10,7 +10,7 @@ SAMPLE = 512  # batches that the shape is made for
 # Where the trips of a batch, in descending order of length, may be cut into groups: shares of their number.
 CUTS = (0.0, *(0.5**n for n in range(6, 0, -1)))
 MOST_GROUPS = 4
-GROUP_PAIRS = 2**18  # pairs of steps that take a GPU about as long as another group
+PAIRS_OF_A_GROUP = 2**18  # pairs of steps that take a GPU as long as another group does: an estimate
 # Of the longest trips of a group only so many are left out: one very long trip would be paid for by all batches.
 LONGEST_QUANTILE = 0.99
 MULTIPLE = 8  # of all sizes: products of others are slower on a GPU
@@ -24,6 +24,11 @@ class BatchShape:
     num_steps: int  # S
     num_candidates: int  # K
     groups: tuple[tuple[int, int], ...]  # trips (B + 1 in all) and places of each, (G, T)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Trips, steps and candidates."""
+        return self.num_trips, self.num_steps, self.num_candidates
 
     @property
     def num_pairs(self) -> int:
@@ -78,7 +83,7 @@ def _cheapest_groups(first: list[int], places: list[int], trips: int) -> tuple[t
 
     others = range(1, len(first))
     choices = (groups((0, *begin)) for number in range(MOST_GROUPS) for begin in combinations(others, number))
-    return min(choices, key=lambda choice: sum(G * T**2 + GROUP_PAIRS for G, T in choice))
+    return min(choices, key=lambda choice: sum(G * T**2 + PAIRS_OF_A_GROUP for G, T in choice))
 
 
 def _multiple(size: np.int64) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 # What helps while batches are on their way through the student, or through the teacher.
 SMALLER_BATCHES = "lower optimizer_config.batch_size"
@@ -35,8 +35,7 @@ def memory_advice(advice: str) -> Iterator[None]:
             raise
         logger.bind(file_only=True).opt(exception=error).info("memory ran out")  # it may be a mistake in the code
         where = "the GPU's" if isinstance(error, torch.OutOfMemoryError) else "this machine's"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200].rstrip(".")
-        raise UserError(f"{where} memory is full ({reason or type(error).__name__}); {advice}") from None
+        raise UserError(f"{where} memory is full ({first_line(error)}); {advice}") from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from utils.config_sections import WandbConfig
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 for _name, _value in (("WANDB_SILENT", "true"), ("WANDB_ERROR_REPORTING", "false")):
     os.environ.setdefault(_name, _value)
@@ -52,7 +52,7 @@ def connect() -> Api:
         with service_errors():
             return Api(timeout=int(TRIES * limit + 3))
     except wandb.errors.UsageError as error:
-        reason = "no API key" if "No API key" in str(error) else _first_line(error)
+        reason = "no API key" if "No API key" in str(error) else first_line(error)
         raise UserError(f"not logged in to W&B ({reason}); {LOGIN_ADVICE}") from None
     except ValueError as error:  # WANDB_... in the environment, or the client's settings file
         key_and_problem = [line.split(" [")[0].strip() for line in str(error).splitlines()[1:3]]
@@ -110,13 +110,9 @@ def _explain(error: BaseException) -> str:
     if "input:" in text:  # which the client puts before an error in a GraphQL answer
         return f"W&B answered with an error ({reason})"
     if failure is None:
-        return f"W&B: {_first_line(error)}; {LOGIN_ADVICE}"
+        return f"W&B: {first_line(error)}; {LOGIN_ADVICE}"
     if status:
         return f"W&B's answer broke off ({reason}); try again later"
     if re.search("timeout|deadline|in time", text, re.IGNORECASE):
         reason = "it took too long"
     return f"no answer from W&B ({reason}); check the network and WANDB_BASE_URL"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

@@ -6,6 +6,7 @@ from torch import nn
 
 from models.hoser import HOSER
 from utils.data.loader import BatchLoader
+from utils.errors import first_line
 from utils.runtime.cores import THREADS
 from utils.runtime.precision import Precision
 
@@ -47,7 +48,7 @@ def _try(parts: list[tuple[nn.Module, str]], model: HOSER, loader: BatchLoader, 
             if training:
                 (prediction.logits.float().sum() + prediction.time_pred.float().sum()).backward()
     except Exception as error:  # a compiler that is missing, a kind of machine it does not know: no closed list
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        return first_line(error)
     finally:
         model.zero_grad()
     return None

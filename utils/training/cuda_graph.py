@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Prediction
 from models.hoser import HOSER
-from utils.data.batch_shape import BatchShape
 from utils.data.loader import BatchLoader
+from utils.errors import first_line
 from utils.runtime.precision import Precision
 
 # Steps of a batch, and pairs of steps of its trips. Larger ones keep a GPU busy anyway, and nothing else can use the
@@ -35,7 +35,7 @@ class PaddedBatch:
         """Memory for the batches of a loader that has a `shape`."""
         self.shape, example = loader.shape, _example(loader)
         rows: dict[int, int] = {}  # in the example -> in the memory; numbers may be equal, where there is no choice
-        for count, size in zip(_counts(example), _counts(self.shape), strict=True):
+        for count, size in zip(_counts(example), self.shape.counts, strict=True):
             rows[count] = max(rows.get(count, 0), size)
         self._tensors = {}
         for name, values in vars(example).items():
@@ -64,7 +64,7 @@ class PaddedBatch:
                     getattr(own, name).copy_(values)
 
     def without_padding(self, values: Tensor, batch: Batch) -> Tensor:
-        """What was computed for the memory's candidates (steps, trips): that of the batch it was filled with."""
+        """Of what was computed for all rows of the memory, that of the batch it was filled with."""
         rows = dict(zip(_counts(self.batch), _counts(batch), strict=True))
         count = len(values) if values.dim() else 0
         if count not in rows:
@@ -72,10 +72,8 @@ class PaddedBatch:
         return values[: rows[count]]
 
 
-def _counts(batch: Batch | BatchShape) -> tuple[int, int, int]:
+def _counts(batch: Batch) -> tuple[int, int, int]:
     """Trips, steps and candidates."""
-    if isinstance(batch, BatchShape):
-        return batch.num_trips, batch.num_steps, batch.num_candidates
     return len(batch.trip_len), len(batch.road_id), len(batch.candidate_road_id)
 
 
@@ -93,7 +91,7 @@ def _shapes(batch: Batch) -> tuple[tuple[int, int], ...]:
 
 
 class _OfMemory(nn.Module):
-    """The model applied to what stands in the memory, in the precision of training."""
+    """The model, applied to the batch in the memory, in the precision of training."""
 
     def __init__(self, model: HOSER, precision: Precision, batch: Batch):
         super().__init__()
@@ -138,7 +136,7 @@ class RecordedModel:
         except RuntimeError as error:  # too little memory; operations that wait for the GPU, in a changed model
             loader.shape = None
             logger.warning(
-                f"training.cuda_graph: a training step cannot be recorded ({_first_line(error)}); it has no effect, "
+                f"training.cuda_graph: a training step cannot be recorded ({first_line(error)}); it has no effect, "
                 "and steps take longer"
             )
         else:
@@ -148,7 +146,7 @@ class RecordedModel:
         torch.cuda.empty_cache()
 
     def _recording(self) -> tuple[PaddedBatch, nn.Module]:
-        """The memory, and what replays the model on what stands there."""
+        """The memory, and what replays the model on the batch in it."""
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)  # the library's recording causes it
         torch.cuda.graph.default_capture_stream = None  # made for the device of the first recording of all
         device = self._precision.device
@@ -182,7 +180,3 @@ def copy_shared_gradients(parameters: list[nn.Parameter], outputs: list[Tensor])
     for parameter, place in zip(parameters, memory, strict=True):
         if place is not None and owners[place] > 1:
             parameter.register_hook(torch.clone)
-
-
-def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
