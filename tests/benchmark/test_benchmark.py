@@ -1,6 +1,7 @@
 """tools/benchmark.py: that it measures what it says. How fast anything is, no test asks."""
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tools.benchmark import main
 from utils.benchmark import roofline, scaling, shared
 from utils.benchmark.roofline import count_flops, count_graph_bytes
 from utils.benchmark.scaling import MEASURED, growth
+from utils.benchmark.steps import STEPS_IN_A_ROUND, measure_limit
 from utils.config import load_config
 from utils.data.dataset import load_city
 from utils.data.loader import make_loaders
+from utils.training.engine import Learner
 from utils.training.losses import HOSERLoss
 
 PROMISED = (
@@ -132,6 +135,25 @@ def test_counting_leaves_no_gradients_behind(project: Path) -> None:
     model, loss_function, batch = model_and_batch(project, 4)
     count_flops(model, loss_function, batch)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.slow
+def test_the_least_time_is_for_the_steps_that_are_timed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches differ by a tenth and more."""
+    for name, value in (("PRODUCT_SIZE", 256), ("COPY_BYTES", 1 << 20)):
+        monkeypatch.setattr(roofline, name, value)
+    config = load_config("Mini", str(project / "Mini.yaml"), ["optimizer_config.batch_size=4"])
+    city = load_city("Mini", config, project / "data" / "Mini")
+    train = make_loaders(city, config, "cpu")["train"]
+    learner = Learner.from_config(HOSER(config, city.features), config, train)
+    loss_function = HOSERLoss(train.statistics)
+    timed, forward = [], learner.model.forward
+    monkeypatch.setattr(learner.model, "forward", lambda batch: timed.append(batch) or forward(batch))
+    figures = measure_limit(learner, train, loss_function)
+    one_round = timed[-STEPS_IN_A_ROUND:]
+    work = [count_flops(learner.model, loss_function, batch) for batch in one_round]
+    assert figures["flops_per_step"] == pytest.approx(statistics.mean(work)) and len(set(work)) > 1
+    assert figures["share_of_limit"] > 0
 
 
 def test_graph_bytes_grow_with_the_roads_that_a_batch_touches(project: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.profiler import profile
 
@@ -59,8 +60,8 @@ MEANINGS = {
     "teacher_steps_per_s": "steps that the teacher answers a second, when its cache is made",
     "matmul_gflop_per_s": "this machine: float32 product of 4096 x 4096 matrices",
     "copy_gb_per_s": "this machine: copy of 1 GiB, read and written",
-    "flops_per_step": "operations of the matrix products of a training step, without padding",
-    "bytes_per_step": "bytes of the graph layers of a training step",
+    "flops_per_step": "operations of the matrix products of a training step (mean), without padding",
+    "bytes_per_step": "bytes of the graph layers of a training step (mean)",
     "limit_ms": "what those take at this machine's rates",
     "share_of_limit": "limit_ms / (forward + backward + optimizer), in turn with these products and copies",
 } | GPU_MEANINGS
@@ -87,7 +88,6 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     loss_function = HOSERLoss(train.statistics)
     torch.manual_seed(0)
     model = HOSER(config, city.features).to(device)
-    work = _least_work(model, train, loss_function)
     learner = Learner.from_config(model, config, train)
     figures |= measure_steps(learner, train, loss_function, steps)
     if device.type == "cuda":
@@ -99,7 +99,7 @@ def measure(dataset: str, config: Config, city: City, device: torch.device, step
     figures["distilled_over_vanilla"] = _ratio(learner, train, loss_function, config, steps)
     if teacher_path(config.distill, dataset).is_file():
         figures["teacher_steps_per_s"] = _teacher_rate(config, dataset, city, train)
-    figures |= work | _limit(work, learner, train, loss_function)
+    figures |= measure_limit(learner, train, loss_function)
     if trace is not None:
         _write_trace(trace, learner, train, loss_function)
     return figures
@@ -137,17 +137,28 @@ def _start(dataset: str, config: Config, folder: Path) -> Figures:
 
 
 def measure_steps(learner: Learner, loader: BatchLoader, loss_function: HOSERLoss, steps: int) -> Figures:
-    """Medians of the parts of a training step, in ms."""
+    """Medians of the parts of a training step, in ms, and rates."""
+    times, tokens = time_steps(learner, loader, loss_function, steps)
+    figures = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
+    return figures | {
+        "loader_batches_per_s": 1e3 / figures["loader_ms"],
+        "tokens_per_s": 1e3 * statistics.mean(tokens) / figures["step_ms"],
+    }
+
+
+def time_steps(
+    learner: Learner, loader: BatchLoader, loss_function: HOSERLoss, steps: int
+) -> tuple[dict[str, list[float]], list[int]]:
+    """The parts of each training step, in ms, and the steps of its trips; after some to warm up, always the same."""
     learner.prepare()
     optimizer, precision = learner.optimizer, learner.precision
     learning_rate, max_norm = learner.schedule.lr_at(1), learner.config.max_norm
-    order = np.random.default_rng(0).permutation(loader.num_trips)
     times: dict[str, list[float]] = {name: [] for name in ("loader", "forward", "backward", "optimizer", "step")}
     tokens, device = [], loader.device
     for step in progress(range(WARM_UP_STEPS + steps), "training steps", None, "steps"):
-        start = step * loader.batch_size % max(loader.num_trips - loader.batch_size, 1)
+        trips = _trips_of_step(loader, step)
         began = time.perf_counter()
-        loading, batch = seconds(device, loader.batch, order[start : start + loader.batch_size])
+        loading, batch = seconds(device, loader.batch, trips)
         forward, losses = seconds(device, _forward, learner, loss_function, batch)
         backward, _ = seconds(device, precision.scaler.scale(losses["loss"]).backward)
         stepping, _ = seconds(device, optimizer_step, optimizer, precision, learning_rate, max_norm)
@@ -155,12 +166,13 @@ def measure_steps(learner: Learner, loader: BatchLoader, loss_function: HOSERLos
             times[name].append(1e3 * taken)
         times["step"].append(1e3 * (time.perf_counter() - began))
         tokens.append(len(batch.road_id))
-    figures = {f"{name}_ms": statistics.median(values[WARM_UP_STEPS:]) for name, values in times.items()}
-    per_step = statistics.mean(tokens[WARM_UP_STEPS:])
-    return figures | {
-        "loader_batches_per_s": 1e3 / figures["loader_ms"],
-        "tokens_per_s": 1e3 * per_step / figures["step_ms"],
-    }
+    return {name: values[WARM_UP_STEPS:] for name, values in times.items()}, tokens[WARM_UP_STEPS:]
+
+
+def _trips_of_step(loader: BatchLoader, step: int) -> NDArray[np.int64]:
+    order = np.random.default_rng(0).permutation(loader.num_trips)
+    start = step * loader.batch_size % max(loader.num_trips - loader.batch_size, 1)
+    return order[start : start + loader.batch_size]
 
 
 def _forward(learner: Learner, loss_function: HOSERLoss, batch: Batch) -> dict[str, Tensor]:
@@ -199,27 +211,31 @@ def _teacher_rate(config: Config, dataset: str, city: City, loader: BatchLoader)
     return int((loader.degree > 0).sum()) / (finding + taken * int(windows.num_tokens.sum()) / max(read, 1))
 
 
-def _least_work(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss) -> Figures:
-    """What a training step must do."""
-    batch = loader.batch(np.arange(min(loader.batch_size, loader.num_trips)))
-    flops, graph_bytes = count_flops(model, loss_function, batch), count_graph_bytes(model, batch)
-    return {"flops_per_step": flops, "bytes_per_step": graph_bytes}
-
-
-def _limit(work: Figures, learner: Learner, loader: BatchLoader, loss_function: HOSERLoss) -> Figures:
-    """How close a training step comes to the least time for its `work`.
+def measure_limit(learner: Learner, loader: BatchLoader, loss_function: HOSERLoss) -> Figures:
+    """What training steps must do, the least time for it, and how close the same steps come to that.
 
     The machine's rates and steps in turn, since machines drift; medians.
     """
+    work = _least_work(learner.model, loader, loss_function)
     rounds: list[Figures] = []
     for _ in range(ROUNDS):
         rates = machine_rates(loader.device)
-        parts = measure_steps(learner, loader, loss_function, STEPS_IN_A_ROUND)
+        times, _ = time_steps(learner, loader, loss_function, STEPS_IN_A_ROUND)
         limit_ms = work["flops_per_step"] / (1e6 * rates["matmul_gflop_per_s"])
         limit_ms += work["bytes_per_step"] / (1e6 * rates["copy_gb_per_s"])
-        taken_ms = sum(parts[f"{name}_ms"] for name in ("forward", "backward", "optimizer"))
+        taken_ms = sum(statistics.mean(times[name]) for name in ("forward", "backward", "optimizer"))
         rounds.append(rates | {"limit_ms": limit_ms, "share_of_limit": limit_ms / taken_ms})
-    return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
+    return work | {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
+
+
+def _least_work(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss) -> Figures:
+    """What the steps that `measure_limit` times must do, on average."""
+    steps = range(WARM_UP_STEPS, WARM_UP_STEPS + STEPS_IN_A_ROUND)
+    batches = [loader.batch(_trips_of_step(loader, step)) for step in steps]
+    return {
+        "flops_per_step": statistics.mean(count_flops(model, loss_function, batch) for batch in batches),
+        "bytes_per_step": statistics.mean(count_graph_bytes(model, batch) for batch in batches),
+    }
 
 
 def _write_trace(path: Path, learner: Learner, loader: BatchLoader, loss_function: HOSERLoss) -> None:
