@@ -66,7 +66,7 @@ def main() -> None:
     args, processes = parse_arguments(), join_processes()
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
-    device = choose_device(args.cuda, processes)
+    device = choose_device(args.cuda, processes, varied_shapes=True)
     with open_run(args.dataset, f"seed{args.seed}", processes) as run:
         logger.info(f"configuration: {config_source(args.dataset, args.config, args.overrides)}")
         warn_of_unread(args.overrides, UNREAD, *["wandb.enable"] * config.wandb.enable)

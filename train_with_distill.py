@@ -146,7 +146,7 @@ def main(
     config = load_config(dataset, config_path, config_overrides or ())
     if distill is not None:
         config = dataclasses.replace(config, distill=dataclasses.replace(config.distill, enable=distill))
-    device = choose_device(cuda, processes)
+    device = choose_device(cuda, processes, varied_shapes=True)
     mode = "distill" if config.distill.enable else "nodistill"
     with open_run(dataset, run_name or f"seed{seed}_{mode}", processes) as run:
         logger.info(f"configuration: {config_source(dataset, config_path, config_overrides or ())}")

@@ -106,7 +106,7 @@ def measure_dataset(args: argparse.Namespace, size: list[str]) -> Figures:
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, [*args.overrides, *size])
     warn_of_unread(args.overrides, ONE_READER)
-    device = choose_device(args.cuda)
+    device = choose_device(args.cuda, varied_shapes=True)
     city = load_city(args.dataset, config, args.data_dir)
     figures = measure(args.dataset, config, city, device, max(args.steps, 1), args.profile)
     print(format_figures(figures))

@@ -75,7 +75,7 @@ def main() -> None:
     find_folder(args.dataset, args.data_dir)
     config = load_config(args.dataset, args.config, args.overrides)
     warn_of_unread(args.overrides, UNREAD)
-    device = choose_device(args.cuda)
+    device = choose_device(args.cuda, varied_shapes=True)
     city = load_city(args.dataset, config, args.data_dir)
     model = HOSER(config, city.features)
     load_model(model, args.checkpoint)

@@ -100,7 +100,7 @@ def main() -> None:
 
 def train(args: argparse.Namespace, config: Config, run: Run) -> None:
     """Data, model, checkpoint, epochs."""
-    device = choose_device(args.cuda)
+    device = choose_device(args.cuda, varied_shapes=True)
     settings, distill = config.teacher, config.distill
     city = load_city(args.dataset, config, args.data_dir)
     road_tokens = make_tokens(settings.tokens, city.network, distill)

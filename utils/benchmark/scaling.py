@@ -87,7 +87,7 @@ def _in_a_process_of_its_own(folder: Path, config: Config) -> dict[str, float]:
 def train_and_generate(path: Path, config: Config) -> dict[str, float]:
     """Read a city for the first time, make its zones, train an epoch, validate, generate trips; what all this takes."""
     logger.remove()
-    keep_freed_memory()
+    keep_freed_memory(varied_shapes=True)
     times = [time.perf_counter()]
 
     network = load_network(path)

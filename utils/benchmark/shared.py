@@ -15,6 +15,7 @@ from utils.config import Config
 from utils.data.dataset import load_city
 from utils.data.loader import make_loaders
 from utils.runtime.cores import on_free_cores
+from utils.runtime.device import choose_device
 from utils.runtime.precision import Precision
 from utils.runtime.progress import progress
 from utils.training.engine import make_optimizer, optimizer_step
@@ -77,7 +78,7 @@ class _Run:
 
 def _train(dataset: str, config: Config, data_dir: str | None, pipe: Connection) -> None:
     """Load, report, and train as many steps as are asked for, again and again."""
-    device = torch.device("cpu")
+    device = choose_device(-1, varied_shapes=True)
     city = load_city(dataset, config, data_dir)
     loader = make_loaders(city, config, device)["train"]
     model, loss_function = HOSER(config, city.features), HOSERLoss(loader.statistics)
