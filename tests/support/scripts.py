@@ -222,9 +222,14 @@ def copy_of_the_project(folder: Path) -> Path:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Points of a TensorBoard run, without any purging by the reader: tag -> (step, value)."""
+    """Points of a TensorBoard run, without any purging by the reader: tag -> (step, value), by step.
+
+    The reader takes files in the order of their names, which is that of process ids where two parts of a run begin in
+    the same second, as they only do in tests.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    tags = events.Tags()["scalars"]
+    return {tag: sorted(((e.step, e.value) for e in events.Scalars(tag)), key=lambda point: point[0]) for tag in tags}
