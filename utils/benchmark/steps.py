@@ -155,8 +155,7 @@ def time_steps(
     learning_rate, max_norm = learner.schedule.lr_at(1), learner.config.max_norm
     times: dict[str, list[float]] = {name: [] for name in ("loader", "forward", "backward", "optimizer", "step")}
     tokens, device = [], loader.device
-    for step in progress(range(WARM_UP_STEPS + steps), "training steps", None, "steps"):
-        trips = _trips_of_step(loader, step)
+    for trips in progress(_trips_of_steps(loader, WARM_UP_STEPS + steps), "training steps", None, "steps"):
         began = time.perf_counter()
         loading, batch = seconds(device, loader.batch, trips)
         forward, losses = seconds(device, _forward, learner, loss_function, batch)
@@ -169,10 +168,10 @@ def time_steps(
     return {name: values[WARM_UP_STEPS:] for name, values in times.items()}, tokens[WARM_UP_STEPS:]
 
 
-def _trips_of_step(loader: BatchLoader, step: int) -> NDArray[np.int64]:
-    order = np.random.default_rng(0).permutation(loader.num_trips)
-    start = step * loader.batch_size % max(loader.num_trips - loader.batch_size, 1)
-    return order[start : start + loader.batch_size]
+def _trips_of_steps(loader: BatchLoader, steps: int) -> list[NDArray[np.int64]]:
+    order, size = np.random.default_rng(0).permutation(loader.num_trips), loader.batch_size
+    starts = (step * size % max(loader.num_trips - size, 1) for step in range(steps))
+    return [order[start : start + size] for start in starts]
 
 
 def _forward(learner: Learner, loss_function: HOSERLoss, batch: Batch) -> dict[str, Tensor]:
@@ -230,8 +229,8 @@ def measure_limit(learner: Learner, loader: BatchLoader, loss_function: HOSERLos
 
 def _least_work(model: HOSER, loader: BatchLoader, loss_function: HOSERLoss) -> Figures:
     """What the steps that `measure_limit` times must do, on average."""
-    steps = range(WARM_UP_STEPS, WARM_UP_STEPS + STEPS_IN_A_ROUND)
-    batches = [loader.batch(_trips_of_step(loader, step)) for step in steps]
+    timed = _trips_of_steps(loader, WARM_UP_STEPS + STEPS_IN_A_ROUND)[WARM_UP_STEPS:]
+    batches = [loader.batch(trips) for trips in timed]
     return {
         "flops_per_step": statistics.mean(count_flops(model, loss_function, batch) for batch in batches),
         "bytes_per_step": statistics.mean(count_graph_bytes(model, batch) for batch in batches),
